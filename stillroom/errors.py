@@ -1,0 +1,85 @@
+"""Every error that stillroom raises on purpose.
+
+    StillroomError
+    ├── RecipeError     a recipe asks for something that can't be (stage, field)
+    │   └── RecipeErrors    all faults of one recipe, a line each
+    ├── InputError      a file, folder or argument outside any recipe is not what was expected
+    ├── StageError      a stage of a build failed (stage, reason)
+    ├── GateError       a gate refused to publish
+    └── StoreError      a store lacks something, or holds something else than its record says
+
+Every argument goes into `args`, and the text is made from them: an error comes back whole from a
+worker process, which rebuilds it as `Class(*args)`.
+"""
+
+__all__ = ["GateError", "InputError", "RecipeError", "RecipeErrors", "StageError", "StillroomError", "StoreError"]
+
+
+class StillroomError(Exception):
+    """The root: what a user can mend. The command line prints it as one line and exits with 1."""
+
+
+class RecipeError(StillroomError):
+    """A recipe asks for something that can't be."""
+
+    def __init__(self, stage: str, field: str, problem: str, hint: str = "") -> None:
+        super().__init__(stage, field, problem, hint)
+
+    def __str__(self) -> str:
+        stage, field, problem, hint = self.args
+        where = f"stage '{stage}': " if stage else "recipe: "
+        return f"{where}{field}: {problem}" + (f"; {hint}" if hint else "")
+
+
+class RecipeErrors(RecipeError):
+    """All faults of one recipe at once, one line each."""
+
+    def __init__(self, *faults: RecipeError) -> None:
+        StillroomError.__init__(self, *faults)
+
+    def __str__(self) -> str:
+        return "\n".join(str(fault) for fault in self.args)
+
+
+class InputError(StillroomError):
+    """A file, a folder or an argument outside a recipe is not what was expected."""
+
+    def __init__(self, what: str, problem: str, hint: str = "") -> None:
+        super().__init__(what, problem, hint)
+
+    def __str__(self) -> str:
+        what, problem, hint = self.args
+        return f"{what}: {problem}" + (f"; {hint}" if hint else "")
+
+
+class StageError(StillroomError):
+    """A stage of a build failed for a reason that the user can mend."""
+
+    def __init__(self, stage: str, problem: str, hint: str = "") -> None:
+        super().__init__(stage, problem, hint)
+
+    def __str__(self) -> str:
+        stage, problem, hint = self.args
+        return f"stage '{stage}': {problem}" + (f"; {hint}" if hint else "")
+
+
+class GateError(StillroomError):
+    """A gate refused to publish a snapshot, or to promote it."""
+
+    def __init__(self, name: str, problem: str, hint: str = "") -> None:
+        super().__init__(name, problem, hint)
+
+    def __str__(self) -> str:
+        name, problem, hint = self.args
+        return f"'{name}': {problem}" + (f"; {hint}" if hint else "")
+
+
+class StoreError(StillroomError):
+    """A store lacks something, or holds something else than its record says."""
+
+    def __init__(self, what: str, problem: str, hint: str = "") -> None:
+        super().__init__(what, problem, hint)
+
+    def __str__(self) -> str:
+        what, problem, hint = self.args
+        return f"{what}: {problem}" + (f"; {hint}" if hint else "")

@@ -1,0 +1,58 @@
+"""Arrow fields with a meaning: images, vectors, labels, soft labels, and what is heavy.
+
+The meaning stands in the field's metadata, so that it travels with every table and file.
+"""
+
+import json
+from collections.abc import Sequence
+
+import pyarrow as pa
+
+__all__ = ["HEAVY", "heavy_kind", "heavy_names", "image_field", "label_field", "label_names", "light_names", "vector_field", "with_meaning"]
+
+HEAVY = b"stillroom.heavy"
+LABEL_NAMES = b"stillroom.label_names"
+
+
+def image_field(name: str = "image") -> pa.Field:
+    """Encoded image bytes: stored once, in the table whose stage made them."""
+    return pa.field(name, pa.binary(), metadata={HEAVY: b"image"})
+
+
+def vector_field(name: str, size: int, dtype: pa.DataType | None = None) -> pa.Field:
+    """A vector of `size` numbers (float32 unless told): stored once, memory-mapped for select operators."""
+    return pa.field(name, pa.list_(dtype or pa.float32(), size), metadata={HEAVY: b"vector"})
+
+
+def label_field(names: Sequence[str], name: str = "label") -> pa.Field:
+    """A class index, int64, 0 to K-1, with the K class names in the field's metadata."""
+    return pa.field(name, pa.int64(), metadata={LABEL_NAMES: json.dumps(list(names)).encode()})
+
+
+def label_names(schema: pa.Schema, name: str = "label") -> list[str] | None:
+    """The class names of a label column in index order, or None where it has none."""
+    if name not in schema.names:
+        return None
+    raw = (schema.field(name).metadata or {}).get(LABEL_NAMES)
+    return json.loads(raw) if raw else None
+
+
+def heavy_kind(field: pa.Field) -> str | None:
+    """What makes a column heavy ("image", "vector", …), or None for a light one."""
+    raw = (field.metadata or {}).get(HEAVY)
+    return raw.decode() if raw else None
+
+
+def heavy_names(schema: pa.Schema) -> list[str]:
+    """Names of the heavy columns of a logical schema."""
+    return [field.name for field in schema if heavy_kind(field)]
+
+
+def light_names(schema: pa.Schema) -> list[str]:
+    """Names of the light columns of a logical schema."""
+    return [field.name for field in schema if not heavy_kind(field)]
+
+
+def with_meaning(name: str, declared: pa.DataType | pa.Field) -> pa.Field:
+    """A declared type or field as the field called `name`."""
+    return declared.with_name(name) if isinstance(declared, pa.Field) else pa.field(name, declared)

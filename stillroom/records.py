@@ -1,0 +1,76 @@
+"""Records: what says that a stage is done, and what it left."""
+
+import json
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from stillroom.stores import Store
+
+__all__ = ["Record", "TableRef", "read_record", "record_key"]
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class TableRef:
+    """One version of a table: all that travels between stages.
+
+    `split` narrows it to the rows of one split.
+    """
+
+    name: str
+    version: int
+    rows: int
+    fingerprint: str
+    digest: str = ""
+    split: str | None = None
+
+
+@dataclass(frozen=True)
+class Record:
+    """A finished stage: its table, its removed rows, its counts, and what it was made of.
+
+    Args:
+        fingerprint: the key.
+        parts: the JSON of which the fingerprint is the hash.
+        table, removed: versions of the stage's tables; `removed` is None where no row left.
+        counts: planned or in, out, dropped, rejected, merged.
+        columns: for each column of `table`, the digest of its values.
+        environment: packages and machine that made it.
+        metrics: small facts of the stage for people (unmatched relabels, accuracy of a teacher …).
+    """
+
+    fingerprint: str
+    stage: str
+    operator: str
+    parts: dict[str, Any]
+    table: TableRef
+    removed: TableRef | None
+    counts: dict[str, int]
+    columns: dict[str, str]
+    environment: dict[str, Any] = field(default_factory=dict)
+    metrics: dict[str, Any] = field(default_factory=dict)
+    seconds: float = 0.0
+
+    def to_json(self) -> bytes:
+        """The record as it is stored."""
+        return json.dumps({"format": FORMAT, **asdict(self)}, indent=1, ensure_ascii=False).encode()
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> "Record":
+        """The record of stored JSON."""
+        known = {key: item for key, item in value.items() if key != "format"}
+        known["table"] = TableRef(**known["table"])
+        known["removed"] = TableRef(**known["removed"]) if known["removed"] else None
+        return cls(**known)
+
+
+def record_key(fingerprint: str) -> str:
+    """Where the record of a fingerprint is."""
+    return f"records/{fingerprint}.json"
+
+
+def read_record(store: Store, fingerprint: str) -> Record | None:
+    """The record of a fingerprint, or None while no build has finished it."""
+    value = store.read_json(record_key(fingerprint))
+    return None if value is None else Record.from_json(value)

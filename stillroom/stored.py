@@ -1,0 +1,226 @@
+"""Tables in a store: one version of a Lance table, with heavy values resolved to where they are.
+
+A heavy value is stored once, in the table whose stage made it, beside `NAME_hash` (what it is).
+Elsewhere a table has `NAME_hash` and `NAME_at` (where it is): readers see `NAME` either way.
+"""
+
+import os
+import tempfile
+from base64 import b64decode, b64encode
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from stillroom.digests import bytes_digest
+from stillroom.errors import StoreError
+from stillroom.fields import heavy_kind, heavy_names
+from stillroom.records import TableRef, read_record
+from stillroom.stores import Store
+from stillroom.tables import BaseTable
+
+if TYPE_CHECKING:
+    import polars as pl
+
+__all__ = ["AT_TYPE", "HASH_TYPE", "SCAN", "StoredTable", "at_field", "hash_field", "hashes", "logical_schema", "open_table", "physical_schema"]
+
+HASH_TYPE = pa.binary(16)
+AT_TYPE = pa.struct([pa.field("origin", pa.string()), pa.field("row", pa.int64())])
+# Lance's own defaults read ahead by hundreds of MB; with these a scan holds about one batch.
+SCAN = {"batch_readahead": 1, "fragment_readahead": 1, "io_buffer_size": 8 << 20}
+FIELD = b"stillroom.field"
+
+
+def hash_field(name: str) -> pa.Field:
+    """The light column that says what a heavy value is."""
+    return pa.field(f"{name}_hash", HASH_TYPE)
+
+
+def at_field(field: pa.Field) -> pa.Field:
+    """The light column that says where a heavy value is; it carries the heavy field's own type and meaning."""
+    described = b64encode(pa.schema([field]).serialize().to_pybytes())
+    return pa.field(f"{field.name}_at", AT_TYPE, metadata={FIELD: described})
+
+
+def logical_schema(physical: pa.Schema) -> pa.Schema:
+    """What readers see of a stored schema: references stand as the heavy columns that they point to."""
+    fields = []
+    for field in physical:
+        described = (field.metadata or {}).get(FIELD)
+        fields.append(pa.ipc.read_schema(pa.py_buffer(b64decode(described))).field(0) if described else field)
+    return pa.schema(fields)
+
+
+def physical_schema(logical: pa.Schema, made_here: Sequence[str]) -> pa.Schema:
+    """How a table stores a logical schema: the heavy columns made here as they are, the others as references."""
+    fields = []
+    for field in logical:
+        if not heavy_kind(field):
+            fields.append(field)
+        elif field.name in made_here:
+            fields.append(field)
+        else:
+            fields.append(at_field(field))
+    return pa.schema(fields)
+
+
+def hashes(values: pa.Array) -> pa.Array:
+    """The `…_hash` column of a heavy column; null for null. Vectors are hashed by their little-endian bytes."""
+    if pa.types.is_fixed_size_list(values.type):
+        flat = values.flatten().to_numpy(zero_copy_only=False).reshape(-1, values.type.list_size)
+        found = iter(flat)
+        return pa.array([bytes_digest(np.ascontiguousarray(next(found)).tobytes()) if valid else None for valid in values.is_valid().to_pylist()], HASH_TYPE)
+    return pa.array([None if value is None else bytes_digest(value) for value in values.to_pylist()], HASH_TYPE)
+
+
+def open_table(store: Store, ref: TableRef | Mapping[str, Any]) -> "StoredTable":
+    """Open a table by its reference, or by a mapping with `name` and `version` as a manifest has them."""
+    if not isinstance(ref, TableRef):
+        ref = TableRef(ref["name"], ref["version"], ref.get("rows", -1), ref.get("fingerprint", ""))
+    return StoredTable(store, ref)
+
+
+class StoredTable(BaseTable):
+    """One version of a table in a store; Lance is opened at the first read, in each process.
+
+    Args:
+        store: where it is.
+        ref: which version; with a split, only the rows of that split, in their order.
+
+    Raises:
+        StoreError: at the first read, if the version or a heavy value's origin isn't there.
+    """
+
+    def __init__(self, store: Store, ref: TableRef) -> None:
+        self.store, self.ref = store, ref
+        self._opened: dict[str, Any] = {}
+        self._pid = 0
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"store": self.store, "ref": self.ref, "_opened": {}, "_pid": 0}
+
+    @property
+    def schema(self) -> pa.Schema:  # type: ignore[override]
+        """The logical schema."""
+        if "schema" not in self._opened:
+            self._opened["schema"] = logical_schema(self.dataset.schema)
+        return self._opened["schema"]
+
+    @property
+    def rows(self) -> int:  # type: ignore[override]
+        """How many rows there are, of the split if one is asked for."""
+        if self.ref.split is not None:
+            return len(self.positions)
+        return self.ref.rows if self.ref.rows >= 0 else self.dataset.count_rows()
+
+    @property
+    def dataset(self) -> Any:
+        """The Lance dataset of this version."""
+        if self._pid not in (0, os.getpid()):
+            raise StoreError(
+                f"table '{self.ref.name}'",
+                "was read before this process was forked, and Lance isn't fork-safe",
+                "use `snapshot.loader(…)`, or DataLoader(multiprocessing_context='forkserver')",
+            )
+        if "dataset" not in self._opened:
+            self._pid = os.getpid()
+            self._opened["dataset"] = _open(self.store, self.ref.name, self.ref.version)
+        return self._opened["dataset"]
+
+    @property
+    def positions(self) -> np.ndarray:
+        """Positions in the whole table of this view's rows, int64."""
+        if "positions" not in self._opened:
+            if self.ref.split is None:
+                self._opened["positions"] = np.arange(self.rows)
+            else:
+                column = self.dataset.to_table(columns=["split"], **SCAN)["split"]
+                mask = pc.fill_null(pc.equal(column, self.ref.split), False)
+                self._opened["positions"] = np.flatnonzero(mask.to_numpy(zero_copy_only=False))
+        return self._opened["positions"]
+
+    def take(self, rows: Sequence[int] | np.ndarray, columns: Sequence[str] | None = None) -> pa.Table:
+        """Read the rows at these positions, in the order given, heavy values resolved."""
+        names = list(columns) if columns is not None else self.schema.names
+        table = self.take_stored(rows, [self._stored(name) for name in names])
+        arrays = [self._resolve(self.schema.field(name), table[self._stored(name)]) for name in names]
+        return pa.Table.from_arrays(arrays, schema=pa.schema([self.schema.field(name) for name in names]))
+
+    def take_stored(self, rows: Sequence[int] | np.ndarray, columns: Sequence[str]) -> pa.Table:
+        """Read rows as they are stored: references stay references."""
+        positions = np.asarray(rows, np.int64)
+        if self.ref.split is not None:
+            positions = self.positions[positions]
+        if not len(positions):
+            return self.dataset.schema.empty_table().select(list(columns))
+        return self.dataset.take(positions, columns=list(columns))
+
+    def frame(self, columns: Sequence[str] | None = None) -> "pl.DataFrame":
+        """Light columns of all rows as a Polars frame."""
+        import polars as pl
+
+        names = list(columns) if columns is not None else [f.name for f in self.schema if not heavy_kind(f)]
+        if set(names) & set(heavy_names(self.schema)):
+            return super().frame(names)
+        frame = pl.DataFrame(self.dataset.to_table(columns=names, **SCAN))
+        return frame if self.ref.split is None else frame[self.positions]
+
+    def vectors(self, column: str) -> np.ndarray:
+        """A vector column of all rows, [N, D], memory-mapped from a file that goes when the array goes."""
+        field = self.schema.field(column)
+        shape = (self.rows, field.type.list_size)
+        with tempfile.NamedTemporaryFile(suffix=".vectors") as file:
+            file.truncate(max(1, shape[0] * shape[1] * field.type.value_type.bit_width // 8))
+            array = np.memmap(file.name, field.type.value_type.to_pandas_dtype(), "r+", shape=shape) if shape[0] else np.zeros(shape, np.float32)
+            start = 0
+            for batch in self.scan([column], batch_size=4096):
+                flat = batch.column(0).flatten().to_numpy(zero_copy_only=False).reshape(-1, shape[1])
+                array[start : start + len(flat)] = flat
+                start += len(flat)
+        return array
+
+    def origin(self, name: str) -> str | None:
+        """`<table>/<fingerprint>` where this table itself holds the heavy column, else None."""
+        return f"{self.ref.name}/{self.ref.fingerprint}" if name in self.dataset.schema.names else None
+
+    def _stored(self, name: str) -> str:
+        return name if name in self.dataset.schema.names else f"{name}_at"
+
+    def _resolve(self, field: pa.Field, column: pa.ChunkedArray) -> pa.Array:
+        values = column.combine_chunks()
+        values = values.chunk(0) if isinstance(values, pa.ChunkedArray) else values
+        if values.type != AT_TYPE or not heavy_kind(field):
+            return values.cast(field.type) if values.type != field.type else values
+        origins, rows = values.field(0), values.field(1)
+        at = rows.to_numpy(zero_copy_only=False)
+        parts, order = [], []
+        for origin in pc.unique(origins).to_pylist():
+            where = np.flatnonzero(pc.equal(origins, origin).to_numpy(zero_copy_only=False)) if origin is not None else np.flatnonzero(origins.is_null().to_numpy(zero_copy_only=False))
+            order.append(where)
+            parts.append(pa.nulls(len(where), field.type) if origin is None else self._fetch(origin, field, at[where].astype(np.int64)))
+        if len(parts) == 1:
+            return parts[0]
+        back = np.argsort(np.concatenate(order)) if order else np.zeros(0, np.int64)
+        return pa.concat_arrays(parts).take(pa.array(back)) if parts else pa.array([], field.type)
+
+    def _fetch(self, origin: str, field: pa.Field, rows: np.ndarray) -> pa.Array:
+        if origin not in self._opened:
+            name, fingerprint = origin.rsplit("/", 1)
+            record = read_record(self.store, fingerprint)
+            if record is None:
+                raise StoreError(f"table '{self.ref.name}'", f"its column '{field.name}' is stored in '{name}', whose record {fingerprint[:12]} is missing", "build the recipe again")
+            self._opened[origin] = _open(self.store, record.table.name, record.table.version)
+        values = self._opened[origin].take(rows, columns=[field.name])[field.name].combine_chunks()
+        values = values.chunk(0) if isinstance(values, pa.ChunkedArray) else values
+        return values.cast(field.type) if values.type != field.type else values
+
+
+def _open(store: Store, name: str, version: int) -> Any:
+    import lance
+
+    try:
+        return lance.dataset(store.table_uri(name), version=version)
+    except ValueError as error:
+        raise StoreError(f"table '{name}'", f"version {version} is not in {store.uri}", "`stillroom build` makes it again") from error

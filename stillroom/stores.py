@@ -1,0 +1,93 @@
+"""A store: a folder or an object-store URI with small objects and Lance tables.
+
+Nothing in a store is an absolute path, so a copied store works.
+"""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+__all__ = ["Store"]
+
+# A wrong uri would otherwise be announced on stderr; set before lance is imported.
+os.environ.setdefault("LANCE_LOG", "error")
+
+
+class Store:
+    """Where tables and small objects are.
+
+    Args:
+        uri: a folder (made when first written to) or `s3://bucket/prefix`; credentials come from the environment.
+    """
+
+    def __init__(self, uri: "str | Path | Store") -> None:
+        text = uri.uri if isinstance(uri, Store) else str(uri)
+        self.uri = text.rstrip("/") if "://" in text else str(Path(text).expanduser().absolute())
+
+    def __repr__(self) -> str:
+        return f"Store({self.uri!r})"
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"uri": self.uri}
+
+    @property
+    def local(self) -> Path | None:
+        """The folder, or None where the store is an object store."""
+        return None if "://" in self.uri else Path(self.uri)
+
+    @property
+    def objects(self) -> Any:
+        """The `obstore` store for small objects."""
+        if "_objects" not in self.__dict__:
+            from obstore.store import LocalStore, from_url
+
+            self._objects = LocalStore(self.uri, mkdir=True) if self.local else from_url(self.uri)
+        return self._objects
+
+    def table_uri(self, name: str) -> str:
+        """Where the Lance table of that name is; `lancedb.connect(uri).open_table(name)` opens the published ones."""
+        return f"{self.uri}/{name}.lance"
+
+    def exists(self) -> bool:
+        """Whether anything was ever written here."""
+        return self.local.is_dir() if self.local else bool(self.list(""))
+
+    def read(self, key: str) -> bytes | None:
+        """The object's bytes, or None where there is none."""
+        if self.local and not self.local.is_dir():
+            return None  # a look at a store that isn't there must not make it
+        try:
+            return bytes(self.objects.get(key).bytes())
+        except FileNotFoundError:
+            return None
+
+    def read_json(self, key: str) -> Any:
+        """The object parsed as JSON, or None where there is none."""
+        raw = self.read(key)
+        return None if raw is None else json.loads(raw)
+
+    def list(self, prefix: str) -> list[str]:
+        """Keys of all objects under a prefix that ends with a slash (or everything for ""), sorted."""
+        if self.local and not self.local.is_dir():
+            return []
+        return sorted(entry["path"] for chunk in self.objects.list(prefix.rstrip("/") or None) for entry in chunk)
+
+    def put(self, key: str, value: bytes) -> None:
+        """Write an object, over an earlier one if there is one."""
+        self.objects.put(key, value)
+
+    def create(self, key: str, value: bytes) -> bool:
+        """Write an object if there is none of that key: one of several writers wins and gets True."""
+        from obstore.exceptions import AlreadyExistsError
+
+        try:
+            self.objects.put(key, value, mode="create")
+        except (AlreadyExistsError, FileExistsError):
+            return False
+        return True
+
+    def delete(self, prefix: str) -> None:
+        """Delete all objects under a prefix."""
+        for key in self.list(prefix):
+            self.objects.delete(key)

@@ -1,0 +1,1 @@
+"""What writes, pins and publishes; it knows no operator."""

@@ -1,0 +1,101 @@
+"""Commits: fragments that anyone wrote become one version of a table, pinned by a tag."""
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import lance
+import pyarrow as pa
+from lance.commit import CommitConflictError
+from lance.fragment import write_fragments
+
+from stillroom.errors import StoreError
+from stillroom.records import TableRef
+from stillroom.stores import Store
+
+__all__ = ["commit_fragments", "fragments_exist", "write_batches"]
+
+MAX_ROWS_PER_FILE = 1 << 20
+
+
+def write_batches(store: Store, name: str, batches: Iterable[pa.RecordBatch], schema: pa.Schema) -> list[str]:
+    """Write rows as data files of a table, visible to nobody; returns the fragments' metadata as JSON texts.
+
+    A crash leaves files that `gc` removes. An exception raised by `batches` comes out as it was raised.
+    """
+    raised: list[BaseException] = []
+
+    def guarded() -> Iterator[pa.RecordBatch]:
+        # Lance would turn an exception in its reader into an OSError with our traceback in its text.
+        try:
+            yield from batches
+        except BaseException as error:
+            raised.append(error)
+            raise
+
+    reader = pa.RecordBatchReader.from_batches(schema, guarded())
+    try:
+        fragments = write_fragments(reader, store.table_uri(name), schema=schema, mode="overwrite", max_rows_per_file=MAX_ROWS_PER_FILE)
+    except Exception:
+        if raised:
+            raise raised[0] from None
+        raise
+    return [json.dumps(fragment.to_json()) for fragment in fragments]
+
+
+def fragments_exist(store: Store, name: str, fragments: Sequence[str]) -> bool:
+    """Whether every data file of these fragments is there; Lance itself would commit missing ones."""
+    if not store.local:
+        listed = {key.rsplit("/", 1)[-1] for key in store.list(f"{name}.lance/data/")}
+        return all(path in listed for path in _data_files(fragments))
+    return all((store.local / f"{name}.lance" / "data" / path).is_file() for path in _data_files(fragments))
+
+
+def commit_fragments(store: Store, name: str, schema: pa.Schema, fragments: Sequence[str], *, fingerprint: str, digest: str = "") -> TableRef:
+    """Make fragments, in this order, one new version of a table, tagged by the fingerprint.
+
+    Before the commit nothing is visible; after it the version is there as a whole. Versions that
+    others commit meanwhile stay as they are: the commit is tried again on the newest.
+
+    Raises:
+        StoreError: a data file of a fragment is gone.
+    """
+    if not fragments_exist(store, name, fragments):
+        raise StoreError(f"table '{name}'", "a data file written by this build is gone before its commit", "run the build again")
+    uri = store.table_uri(name)
+    _ensure_table(uri, schema)
+    metadata = [lance.FragmentMetadata.from_json(text) for text in fragments]
+    while True:
+        newest = lance.dataset(uri).version
+        operation = lance.LanceOperation.Overwrite(schema, metadata)
+        transaction = lance.Transaction(read_version=newest, operation=operation, transaction_properties={"stillroom.fingerprint": fingerprint})
+        try:
+            dataset = lance.LanceDataset.commit(uri, transaction, enable_stable_row_ids=True)
+        except CommitConflictError:
+            continue
+        break
+    _pin(dataset, f"f-{fingerprint[:32]}", dataset.version)
+    return TableRef(name, dataset.version, dataset.count_rows(), fingerprint, digest)
+
+
+def _pin(dataset: Any, tag: str, version: int) -> None:
+    """Tag a version so that no clean-up takes it; a tag left by a build that lost the race moves."""
+    try:
+        dataset.tags.create(tag, version)
+    except ValueError:
+        dataset.tags.update(tag, version)
+
+
+def _ensure_table(uri: str, schema: pa.Schema) -> None:
+    """Create an empty table if there is none: a commit on version 0 would hide what another builder commits."""
+    try:
+        lance.dataset(uri)
+    except ValueError:
+        try:
+            lance.write_dataset(schema.empty_table(), uri, mode="create", enable_stable_row_ids=True)
+        except OSError:
+            lance.dataset(uri)  # somebody else made it meanwhile
+
+
+def _data_files(fragments: Sequence[str]) -> list[str]:
+    return [file["path"] for text in fragments for file in json.loads(text)["files"]]

@@ -1,0 +1,1 @@
+"""What does the work: the engine, the stage task, the nets, and the operators, a folder a kind."""

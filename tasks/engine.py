@@ -1,0 +1,183 @@
+"""The engine: runs one stage over the pool, in partitions or units, and leaves its record.
+
+Finished partitions and units wait as small objects under `work/<fingerprint>/`, so that a build
+that was stopped takes them over. The record is the commit: until it is there, nobody sees a row.
+"""
+
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from typing import Any
+
+import pyarrow as pa
+
+from storage.commits import commit_fragments, fragments_exist
+from storage.records import put_record
+from stillroom import registry
+from stillroom.errors import StageError
+from stillroom.fields import heavy_names
+from stillroom.operators import Operator, Unit
+from stillroom.records import Record, read_record
+from stillroom.stored import StoredTable, physical_schema
+from stillroom.stores import Store
+from tasks import jobs
+from tasks.environment import environment
+from tasks.pool import Job, Pool
+from tasks.rows import with_hashes
+from tasks.specs import REMOVED_SCHEMA, Part, StageSpec
+
+__all__ = ["partitions", "run_stage"]
+
+MIN_PARTITION, MAX_PARTITION, PARTITIONS = 256, 4096, 8
+
+
+def run_stage(spec: StageSpec, pool: Pool) -> Record:
+    """Run a stage unless its record is there, and return the record.
+
+    Raises:
+        StageError: what the operator or the data did wrong, in one line.
+    """
+    store = Store(spec.store)
+    found = read_record(store, spec.fingerprint)
+    if found:
+        return found
+    started = time.perf_counter()
+    operator = registry.load(spec.operator)
+    if operator.shape == "row":
+        parts = _run_row(spec, pool, store)
+    elif operator.shape == "select":
+        parts = pool.run([Job(jobs.select_job, (spec,))], stage=spec.stage, retries=spec.retries)
+    elif operator.shape == "source":
+        parts = _run_source(spec, pool, store)
+    elif operator.shape == "score":
+        parts = _run_score(spec, operator, pool, store)
+    else:
+        parts = _run_units(spec, pool, store)
+    return _record(spec, _made_here(operator, spec), parts, pool, store, started)
+
+
+def partitions(rows: int) -> list[tuple[int, int]]:
+    """The bounds of a row operator's partitions; they depend on the number of rows alone."""
+    size = min(MAX_PARTITION, max(MIN_PARTITION, -(-rows // PARTITIONS)))
+    return [(start, min(start + size, rows)) for start in range(0, rows, size)]
+
+
+def _run_row(spec: StageSpec, pool: Pool, store: Store) -> list[Part]:
+    first = next(iter(spec.inputs.values()))
+    bounds = partitions(StoredTable(store, first).rows)
+    todo = [(f"{start}-{stop}", Job(jobs.row_job, (spec, start, stop))) for start, stop in bounds]
+    return _resumable(spec, todo, pool, store)
+
+
+def _run_source(spec: StageSpec, pool: Pool, store: Store) -> list[Part]:
+    units = _units(spec, pool)
+    parts = _resumable(spec, [(unit.name, Job(jobs.source_job, (spec, unit, {}), unit.threads)) for unit in units], pool, store)
+    (excluded,) = pool.run([Job(jobs.duplicates_job, (spec, [unit.name for unit in units]))], stage=spec.stage)
+    if excluded:
+        again = [index for index, unit in enumerate(units) if unit.name in excluded]
+        redone = pool.run([Job(jobs.source_job, (spec, units[index], excluded[units[index].name])) for index in again], stage=spec.stage)
+        parts = [redone[again.index(index)] if index in again else part for index, part in enumerate(parts)]
+    return parts
+
+
+def _run_units(spec: StageSpec, pool: Pool, store: Store) -> list[Part]:
+    units = _units(spec, pool)
+    finished = _resumable(spec, [(unit.name, Job(jobs.unit_job, (spec, unit), unit.threads)) for unit in units], pool, store)
+    (gathered,) = pool.run([Job(jobs.rows_job, (spec, [unit.name for unit in units]))], stage=spec.stage)
+    return [replace(gathered, metrics=_merged_metrics([*finished, gathered]))]
+
+
+def _run_score(spec: StageSpec, operator: Operator, pool: Pool, store: Store) -> list[Part]:
+    """A score's columns have a record of their own, which a new column upstream leaves valid."""
+    scores = read_record(store, spec.scores_fingerprint)
+    if scores is None:
+        started = time.perf_counter()
+        parts = _run_units(spec, pool, store)
+        names = [field for field in spec.schema if field.name in _added(operator, spec)]
+        logical = with_hashes(pa.schema([pa.field("sample_id", pa.string()), *names]))
+        own = replace(spec, fingerprint=spec.scores_fingerprint, parts=spec.scores_parts, table=f"{spec.table}.scores", schema=logical)
+        scores = _record(own, heavy_names(logical), parts, pool, store, started)
+    (joined,) = pool.run([Job(jobs.join_job, (spec, scores.table))], stage=spec.stage)
+    return [replace(joined, metrics=scores.metrics)]
+
+
+def _units(spec: StageSpec, pool: Pool) -> list[Unit]:
+    (units,) = pool.run([Job(jobs.list_units_job, (spec,))], stage=spec.stage, retries=spec.retries)
+    names = [unit.name for unit in units]
+    if len(set(names)) != len(names):
+        raise StageError(spec.stage, f"operator '{spec.operator}' names two units alike", "every unit needs a name of its own")
+    return list(units)
+
+
+def _resumable(spec: StageSpec, todo: Sequence[tuple[str, Job]], pool: Pool, store: Store) -> list[Part]:
+    """Run what an earlier, unfinished build did not finish; take the rest over."""
+    parts = {name: part for name, _ in todo if (part := _finished(spec, name, store))}
+    missing = [(name, job) for name, job in todo if name not in parts]
+
+    def keep(index: int, part: Part) -> None:
+        store.put(f"{spec.work}/{missing[index][0]}.json", json.dumps(asdict(part)).encode())
+
+    results = pool.run([job for _, job in missing], stage=spec.stage, retries=spec.retries, on_result=keep)
+    parts |= {name: part for (name, _), part in zip(missing, results, strict=True)}
+    return [parts[name] for name, _ in todo]
+
+
+def _finished(spec: StageSpec, name: str, store: Store) -> Part | None:
+    value = store.read_json(f"{spec.work}/{name}.json")
+    if value is None:
+        return None
+    part = Part(**value)
+    whole = fragments_exist(store, spec.table, part.fragments) and fragments_exist(store, spec.removed, part.removed)
+    return part if whole else None
+
+
+def _record(spec: StageSpec, made_here: Sequence[str], parts: Sequence[Part], pool: Pool, store: Store, started: float) -> Record:
+    counts = _account(spec, parts)
+    schema = physical_schema(spec.schema, made_here)
+    table = commit_fragments(store, spec.table, schema, [text for part in parts for text in part.fragments], fingerprint=spec.fingerprint)
+    gone = [text for part in parts for text in part.removed]
+    removed = commit_fragments(store, spec.removed, REMOVED_SCHEMA, gone, fingerprint=spec.fingerprint) if gone else None
+    ((digest, columns, leaves, unique),) = pool.run([Job(jobs.digest_job, (spec.store, table))], stage=spec.stage)
+    if not unique:
+        raise StageError(spec.stage, "two rows have the same sample id", "a filter.exact_duplicates before, or table.mix, which drops the second")
+    record = Record(
+        fingerprint=spec.fingerprint, stage=spec.stage, operator=spec.operator, parts=spec.parts, table=replace(table, digest=digest), removed=removed,
+        counts=counts, columns=columns, environment=environment(), metrics=_merged_metrics(parts), seconds=round(time.perf_counter() - started, 3),
+    )  # fmt: skip
+    record = put_record(store, record, leaves)
+    store.delete(f"work/{spec.fingerprint}/")
+    return record
+
+
+def _account(spec: StageSpec, parts: Sequence[Part]) -> dict[str, int]:
+    """Add the parts' counts up; every row that came in must have come out or left with a reason."""
+    counts: dict[str, int] = {}
+    for part in parts:
+        for name, count in part.counts.items():
+            counts[name] = counts.get(name, 0) + count
+    came = counts.get("planned", counts.get("in"))
+    went = sum(counts.get(name, 0) for name in ("out", "dropped", "rejected", "merged"))
+    if came is not None and came != went:
+        raise StageError(spec.stage, f"{came} rows came in and {went} are accounted for", f"operator '{spec.operator}' loses rows")
+    return counts
+
+
+def _merged_metrics(parts: Sequence[Part]) -> dict[str, Any]:
+    return {name: value for part in parts for name, value in part.metrics.items()}
+
+
+def _made_here(operator: Operator, spec: StageSpec) -> list[str]:
+    """The heavy columns that this stage's own table holds: a score's lie in its table of columns."""
+    if operator.shape == "score":
+        return []
+    if operator.shape in ("source", "train", "measure"):
+        return heavy_names(spec.schema)
+    added = _added(operator, spec)
+    return [name for name in heavy_names(spec.schema) if name in added]
+
+
+def _added(operator: Operator, spec: StageSpec) -> set[str]:
+    params = operator.params.model_validate(spec.params)
+    store = Store(spec.store)
+    return set(operator.added(params, {name: StoredTable(store, ref).schema for name, ref in spec.inputs.items()}))

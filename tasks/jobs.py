@@ -1,0 +1,346 @@
+"""What runs in a worker: one partition of a row operator, one select, one unit, one join. Each leaves a `Part`."""
+
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from storage.commits import write_batches
+from stillroom import registry
+from stillroom.digests import TableDigest
+from stillroom.draws import Draw
+from stillroom.errors import StageError
+from stillroom.fields import heavy_names, light_names
+from stillroom.operators import Operator, Params, Rows, Unit, Work, call
+from stillroom.records import TableRef
+from stillroom.stored import StoredTable, physical_schema
+from stillroom.stores import Store
+from tasks.pool import report_progress
+from tasks.rows import Removed, concat_references, fit, references, split_rows, with_hashes
+from tasks.specs import REMOVED_SCHEMA, Part, StageSpec
+
+__all__ = ["digest_job", "duplicates_job", "join_job", "list_units_job", "row_job", "rows_job", "select_job", "source_job", "unit_job"]
+
+WINDOW_ROWS = 1024
+_states: dict[str, Any] = {}
+
+
+def row_job(spec: StageSpec, start: int, stop: int) -> Part:
+    """Run a row operator over rows start to stop of its first input."""
+    run = _Run(spec)
+    first = next(iter(run.inputs))
+    table = run.inputs[first]
+    added = run.added
+    requires = [name for name in ["sample_id", *run.operator.inputs[first].columns(run.params)] if name in table.schema.names]
+    requires = list(dict.fromkeys(requires))
+    if run.operator.setup and spec.fingerprint not in _states:
+        _states.clear()
+        _states[spec.fingerprint] = call(run.operator.setup, run.offer())
+    removed = Removed()
+    kept_rows = 0
+    schema = physical_schema(spec.schema, heavy_names(pa.schema(added.values())))
+
+    def batches() -> Iterator[pa.RecordBatch]:
+        nonlocal kept_rows
+        for begin in range(start, stop, WINDOW_ROWS):
+            positions = np.arange(begin, min(begin + WINDOW_ROWS, stop))
+            batch = _one_batch(table.take(positions, requires))
+            rows: Rows = call(run.operator.fn, run.offer(batch=batch, state=_states.get(spec.fingerprint), peers=table, schema=table.schema))
+            if rows.batch.num_rows != batch.num_rows:
+                raise StageError(spec.stage, f"operator '{spec.operator}' gave {rows.batch.num_rows} rows for {batch.num_rows}", "an operator must give every row back, with a reason where it leaves")
+            kept, left = split_rows(rows)
+            carried = references(table, positions)
+            for kind, where, reasons in left:
+                removed.add(carried.take(pa.array(where)), reasons, kind, positions[where], first)
+            columns = {name: carried[name] for name in carried.column_names} | {name: rows.batch[name] for name in added}
+            columns = {name: column.take(pa.array(kept)) for name, column in columns.items()} if left else columns
+            kept_rows += len(kept)
+            yield fit(spec.stage, columns, schema, len(kept))
+            report_progress(spec.fingerprint, f"{start}", begin + len(positions) - start, stop - start)
+
+    fragments = write_batches(run.store, spec.table, batches(), schema)
+    return run.part(fragments, removed, {"in": stop - start, "out": kept_rows})
+
+
+def select_job(spec: StageSpec) -> Part:
+    """Run a select operator over the light columns of its inputs and write the rows that it keeps."""
+    import polars as pl
+
+    run = _Run(spec)
+    frames, vectors = {}, {}
+    flowing = []
+    for name, table in run.inputs.items():
+        declared = run.declared(name)
+        wanted = declared.vector_columns(run.params)
+        columns = [column for column in dict.fromkeys(["sample_id", *declared.columns(run.params)]) if column not in wanted]
+        optional = [column for column in ("split", "label", "source") if column in table.schema.names and column not in columns]
+        frames[name] = table.frame(columns + optional)
+        vectors |= {column: table.vectors(column) for column in wanted}
+        if not declared.reference:
+            flowing.append(name)
+    lines: pl.DataFrame = call(run.operator.fn, run.offer(frames=frames, vectors=vectors))
+    if "input" not in lines.columns:
+        lines = lines.with_columns(pl.lit(flowing[0]).alias("input"))
+    if "row" not in lines.columns:
+        lines = lines.with_columns(pl.int_range(pl.len()).over("input").cast(pl.Int64).alias("row"))
+    expected = {name: frames[name].height for name in flowing}
+    seen = dict(lines.group_by("input").agg(pl.col("row").n_unique()).iter_rows())
+    if seen != {name: rows for name, rows in expected.items() if rows} or lines.height != sum(expected.values()):
+        raise StageError(spec.stage, f"operator '{spec.operator}' accounted for {seen} of {expected} rows", "an operator must give a line for every row")
+    removed = Removed()
+    for name, group in lines.filter(pl.col("reason").is_not_null()).partition_by("input", as_dict=True, maintain_order=True).items():
+        positions = group["row"].to_numpy()
+        light = frames[str(name[0])][positions].to_arrow()
+        kinds = group["kind"].to_list() if "kind" in group.columns else ["dropped"] * group.height
+        for kind in sorted(set(kinds)):
+            where = np.flatnonzero(np.array(kinds) == kind)
+            removed.add(light.take(pa.array(where)), group["reason"].to_arrow().take(pa.array(where)), kind, positions[where], str(name[0]))
+    kept = lines.filter(pl.col("reason").is_null())
+    schema = physical_schema(spec.schema, heavy_names(pa.schema(run.added.values())))
+
+    def batches() -> Iterator[pa.RecordBatch]:
+        for begin in range(0, kept.height, 4096):
+            window = kept[begin : begin + 4096]
+            carried = _carry(run.inputs, window)
+            columns = {name: carried[name] for name in carried.column_names} | {name: window[name].to_arrow() for name in run.added}
+            yield fit(spec.stage, columns, schema, window.height)
+
+    fragments = write_batches(run.store, spec.table, batches(), schema)
+    return run.part(fragments, removed, {"in": lines.height, "out": kept.height})
+
+
+def list_units_job(spec: StageSpec) -> list[Unit]:
+    """List the units of a stage."""
+    run = _Run(spec)
+    assert run.operator.units is not None
+    units: list[Unit] = call(run.operator.units, run.offer())
+    return units
+
+
+def source_job(spec: StageSpec, unit: Unit, excluded: dict[int, tuple[str, str]]) -> Part:
+    """Run one unit of a source; `excluded` rows (by their number among the unit's sound ones) leave with (kind, reason)."""
+    run = _Run(spec)
+    schema = physical_schema(spec.schema, heavy_names(spec.schema))
+    removed = Removed()
+    counts = {"planned": 0, "out": 0}
+    idents: list[pa.RecordBatch] = []
+
+    def batches() -> Iterator[pa.RecordBatch]:
+        sound = 0
+        for given in run.unit(unit):
+            rows = given if isinstance(given, Rows) else Rows(given)
+            kept, left = split_rows(rows)
+            positions = np.arange(counts["planned"], counts["planned"] + rows.batch.num_rows)
+            counts["planned"] += rows.batch.num_rows
+            for kind, where, reasons in left:
+                removed.add(rows.batch.take(pa.array(where)), reasons, kind, positions[where])
+            out = [index for number, index in enumerate(kept, sound) if number not in excluded]
+            for number, index in enumerate(kept, sound):
+                if number in excluded:
+                    kind, reason = excluded[number]
+                    removed.add(rows.batch.slice(index, 1), pa.array([reason]), kind, positions[index : index + 1])
+            sound += len(kept)
+            batch = rows.batch.take(pa.array(out, pa.int64()))
+            counts["out"] += batch.num_rows
+            idents.append(_idents(batch))
+            yield fit(spec.stage, {name: batch[name] for name in batch.schema.names}, schema, batch.num_rows)
+
+    fragments = write_batches(run.store, spec.table, batches(), schema)
+    run.store.put(f"{spec.work}/{unit.name}.arrow", _ipc(idents, IDENT_SCHEMA))
+    return run.part(fragments, removed, counts)
+
+
+def duplicates_job(spec: StageSpec, units: list[str]) -> dict[str, dict[int, tuple[str, str]]]:
+    """Find rows of a source with one id: by unit and number, what to say of each that must leave.
+
+    Equal rows are merged into the first; under two labels all of them are rejected.
+    """
+    import polars as pl
+
+    store = Store(spec.store)
+    frames = []
+    for name in units:
+        frame = pl.from_arrow(_read_ipc(store, f"{spec.work}/{name}.arrow"))
+        assert isinstance(frame, pl.DataFrame)
+        frames.append(frame.with_columns(pl.lit(name).alias("unit"), pl.int_range(pl.len()).cast(pl.Int64).alias("number")))
+    everything = pl.concat(frames)
+    twice = everything.filter(pl.col("sample_id").is_duplicated())
+    found: dict[str, dict[int, tuple[str, str]]] = {}
+    for group in twice.partition_by("sample_id", maintain_order=True):
+        labels = group["label"].drop_nulls().unique(maintain_order=True).to_list()
+        torn = len(labels) > 1
+        for line in group[0 if torn else 1 :].iter_rows(named=True):
+            reason = f"equal content under two labels ({labels[0]} and {labels[1]})" if torn else f"equal to {group['source'][0] or group['sample_id'][0]}"
+            found.setdefault(line["unit"], {})[line["number"]] = ("rejected" if torn else "merged", reason)
+    return found
+
+
+def unit_job(spec: StageSpec, unit: Unit) -> Part:
+    """Run one unit that trains, scores or measures; its rows wait in the stage's work."""
+    run = _Run(spec)
+    started = time.perf_counter()
+    batches = [given for given in run.unit(unit)]
+    run.store.put(f"{spec.work}/{unit.name}.arrow", _ipc(batches, batches[0].schema if batches else pa.schema([])))
+    return Part(counts={"out": sum(batch.num_rows for batch in batches)}, metrics={**run.metrics, f"seconds.{unit.name}": round(time.perf_counter() - started, 2)})
+
+
+def rows_job(spec: StageSpec, units: list[str]) -> Part:
+    """Gather the rows of all units, finish them, and write them as the stage's table (for a score: its columns)."""
+    run = _Run(spec)
+    tables = [_read_ipc(run.store, f"{spec.work}/{name}.arrow") for name in units]
+    if run.operator.finish:
+        table: pa.Table = call(run.operator.finish, run.offer(tables=tables))
+    else:
+        table = pa.concat_tables([t for t in tables if t.num_columns], promote_options="default")
+    names = ["sample_id", *run.added] if run.operator.shape == "score" else list(run.added)
+    logical = with_hashes(pa.schema([pa.field("sample_id", pa.string()) if name not in run.added else run.added[name] for name in names]))
+    schema = physical_schema(logical, heavy_names(logical))
+    batch = fit(spec.stage, {name: table[name] for name in table.column_names}, schema, table.num_rows)
+    name = f"{spec.table}.scores" if run.operator.shape == "score" else spec.table
+    return run.part(write_batches(run.store, name, [batch], schema), Removed(), {"out": table.num_rows})
+
+
+def join_job(spec: StageSpec, scores: TableRef) -> Part:
+    """Join a score's columns to its input's rows, by id; each row must have them exactly once."""
+    run = _Run(spec)
+    first = next(iter(run.inputs))
+    table, columns = run.inputs[first], StoredTable(run.store, scores)
+    ids = columns.frame(["sample_id"])["sample_id"].to_arrow().cast(pa.string())
+    schema = physical_schema(spec.schema, [])
+    rows = table.rows
+    if len(ids) != rows or len(pc.unique(ids)) != rows:
+        raise StageError(spec.stage, f"operator '{spec.operator}' scored {len(ids)} rows of {rows}", "a score must give each row of its input exactly once")
+
+    def batches() -> Iterator[pa.RecordBatch]:
+        for begin in range(0, rows, 4096):
+            positions = np.arange(begin, min(begin + 4096, rows))
+            carried = references(table, positions)
+            found = pc.index_in(_one_batch(carried.select(["sample_id"])).column(0).cast(pa.string()), value_set=ids)
+            if found.null_count:
+                raise StageError(spec.stage, f"operator '{spec.operator}' left out {found.null_count} rows", "a score must give each row of its input exactly once")
+            scored = references(columns, found.to_numpy().astype(np.int64))
+            merged = {name: carried[name] for name in carried.column_names} | {name: scored[name] for name in scored.column_names if name != "sample_id"}
+            yield fit(spec.stage, merged, schema, len(positions))
+
+    return run.part(write_batches(run.store, spec.table, batches(), schema), Removed(), {"in": rows, "out": rows})
+
+
+def digest_job(store: str, ref: TableRef) -> tuple[str, dict[str, str], dict[str, list[str]], bool]:
+    """The digest of a committed table: of the table, of each column, the leaves, and whether sample ids are unique.
+
+    A heavy value counts by its hash, and its place not at all: moving it changes no digest.
+    """
+    table = StoredTable(Store(store), ref)
+    counted = pa.schema([field for field in table.schema if field.name in light_names(table.schema)])
+    digest = TableDigest(counted)
+    seen: set[str] | None = set() if "sample_id" in counted.names else None
+    for batch in table.scan(counted.names, batch_size=8192):
+        digest.update(batch)
+        if seen is not None:
+            seen.update(batch["sample_id"].to_pylist())
+    return digest.hexdigest(), digest.columns(), digest.leaves, seen is None or len(seen) == digest.rows
+
+
+IDENT_SCHEMA = pa.schema([("sample_id", pa.string()), ("label", pa.string()), ("source", pa.string())])
+
+
+class _Run:
+    """A stage as one job sees it: its operator, parameters, inputs, and what a function may ask for."""
+
+    def __init__(self, spec: StageSpec) -> None:
+        self.spec, self.store = spec, Store(spec.store)
+        self.operator: Operator = registry.load(spec.operator)
+        self.params: Params = self.operator.params.model_validate(spec.params)
+        self.inputs = {name: StoredTable(self.store, ref) for name, ref in spec.inputs.items()}
+        schemas = {name: table.schema for name, table in self.inputs.items()}
+        self.added = {name: spec.schema.field(name) if name in spec.schema.names else field for name, field in self.operator.added(self.params, schemas).items()}
+        self.metrics: dict[str, Any] = {}
+
+    def declared(self, name: str) -> Any:
+        """How the operator declares an input of this name."""
+        return self.operator.inputs.get(name) or self.operator.inputs["*"]
+
+    def offer(self, **more: Any) -> dict[str, Any]:
+        """What a function of the operator may name in its signature."""
+        draw = Draw(self.spec.seed, self.spec.operator)
+        work = Work(device=_device(self.spec.device), threads=1, scratch=Path(tempfile.gettempdir()), draw=draw, metrics=self.metrics)
+        return {"inputs": self.inputs, "params": self.params, "draw": draw, "work": work, "metrics": self.metrics, "schema": self.spec.schema, **more}
+
+    def unit(self, unit: Unit) -> Iterator[Any]:
+        """Run one unit within its threads, with checkpoints that outlive a crash."""
+        import torch
+
+        torch.set_num_threads(unit.threads)
+        with tempfile.TemporaryDirectory(prefix="stillroom-") as scratch:
+            offer = self.offer(unit=unit)
+            work: Work = offer["work"]
+            work.threads, work.scratch = unit.threads, Path(scratch)
+            work.saved = _Checkpoints(self.store, f"{self.spec.work}/checkpoints/{unit.name}")
+            work.report = lambda done, total: report_progress(self.spec.fingerprint, unit.name, done, total)
+            yield from call(self.operator.fn, offer)
+
+    def part(self, fragments: list[str], removed: Removed, counts: dict[str, int]) -> Part:
+        """What this job left, its removed rows written."""
+        gone = write_batches(self.store, self.spec.removed, removed.batches, REMOVED_SCHEMA) if removed.batches else []
+        return Part(fragments, gone, counts | removed.counts, self.metrics)
+
+
+class _Checkpoints:
+    """A unit's checkpoints, as objects in the store's work folder."""
+
+    def __init__(self, store: Store, prefix: str) -> None:
+        self.store, self.prefix = store, prefix
+
+    def __setitem__(self, name: str, value: bytes) -> None:
+        self.store.put(f"{self.prefix}/{name}", value)
+
+    def get(self, name: str) -> bytes | None:
+        return self.store.read(f"{self.prefix}/{name}")
+
+
+def _carry(inputs: dict[str, StoredTable], window: Any) -> pa.Table:
+    """The chosen rows of one or several inputs, in the order of the window's lines."""
+    names = window["input"].to_numpy()
+    parts, order = [], []
+    for name in dict.fromkeys(names):
+        where = np.flatnonzero(names == name)
+        order.append(where)
+        parts.append(references(inputs[name], window["row"].to_numpy()[where]))
+    if len(parts) == 1:
+        return parts[0]
+    return concat_references(parts).take(pa.array(np.argsort(np.concatenate(order))))
+
+
+def _idents(batch: pa.RecordBatch) -> pa.RecordBatch:
+    columns = [batch[name].cast(pa.string()) if name in batch.schema.names else pa.nulls(batch.num_rows, pa.string()) for name in IDENT_SCHEMA.names]
+    return pa.record_batch(columns, schema=IDENT_SCHEMA)
+
+
+def _one_batch(table: pa.Table) -> pa.RecordBatch:
+    batches = table.combine_chunks().to_batches()
+    return batches[0] if batches else pa.RecordBatch.from_pylist([], schema=table.schema)
+
+
+def _ipc(batches: list[pa.RecordBatch], schema: pa.Schema) -> bytes:
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_file(sink, schema) as writer:
+        for batch in batches:
+            writer.write_batch(batch)
+    return bytes(sink.getvalue().to_pybytes())
+
+
+def _read_ipc(store: Store, key: str) -> pa.Table:
+    return pa.ipc.open_file(pa.BufferReader(store.read(key))).read_all()
+
+
+def _device(wanted: str) -> str:
+    if wanted != "auto":
+        return wanted
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"

@@ -1,0 +1,160 @@
+"""The pool: worker processes that run partitions and units, for all stages of a build."""
+
+import multiprocessing
+import multiprocessing.forkserver
+import os
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from multiprocessing.connection import wait
+from typing import Any, NamedTuple
+
+from stillroom.errors import StageError
+
+__all__ = ["Job", "Pool", "report_progress"]
+
+PRELOAD = ["torch", "lance", "polars"]
+_progress: Any = None
+
+
+class Job(NamedTuple):
+    """A function of a worker's modules, its arguments, and how many cores it takes."""
+
+    fn: Callable[..., Any]
+    args: tuple[Any, ...]
+    threads: int = 1
+
+
+class Pool:
+    """Worker processes from a fork server that has loaded torch and Lance once.
+
+    Lance isn't fork-safe and spawned workers import torch for seconds each; the fork server has
+    neither fault. A worker that dies is replaced and its job retried; a worker ends when its parent does.
+
+    Args:
+        workers: how many cores jobs may take at once, and how many processes there are at most.
+        on_progress: called as (key, unit, done, total) with what workers report.
+    """
+
+    def __init__(self, workers: int, on_progress: Callable[[str, str, float, float], None] | None = None) -> None:
+        self.workers = max(1, workers)
+        self._free, self._changed = self.workers, threading.Condition()
+        self._context = multiprocessing.get_context("forkserver")
+        self._context.set_forkserver_preload(PRELOAD)
+        with _worker_environment():
+            multiprocessing.forkserver.ensure_running()
+        self._queue = self._context.SimpleQueue()
+        self._executor = self._start()
+        self._listener = threading.Thread(target=self._listen, args=(on_progress,), daemon=True)
+        self._listener.start()
+
+    def run(self, jobs: Sequence[Job], *, stage: str, retries: int = 2, on_result: Callable[[int, Any], None] | None = None) -> list[Any]:
+        """Run jobs, as many at a time as cores allow, and return their results in order.
+
+        The first exception of a job is raised once the jobs already running have ended.
+
+        Raises:
+            StageError: a worker was lost more than `retries` times over the same job.
+        """
+        results: list[Any] = [None] * len(jobs)
+        failures: list[BaseException] = []
+        threads = []
+        for index, job in enumerate(jobs):
+            cost = min(job.threads, self.workers)
+            self._acquire(cost)
+            if failures:
+                self._release(cost)
+                break
+            thread = threading.Thread(target=self._attempt, args=(index, job, cost, stage, retries, results, failures, on_result))
+            thread.start()
+            threads.append(thread)
+        for thread in threads:
+            thread.join()
+        if failures:
+            raise failures[0]
+        return results
+
+    def close(self) -> None:
+        """End the workers."""
+        self._executor.shutdown(wait=True, cancel_futures=True)
+        self._queue.put(None)
+        self._listener.join()
+
+    def _attempt(self, index: int, job: Job, cost: int, stage: str, retries: int, results: list[Any], failures: list[BaseException], on_result: Callable[[int, Any], None] | None) -> None:
+        try:
+            for attempt in range(retries + 1):
+                executor = self._executor
+                try:
+                    future: Future[Any] = executor.submit(job.fn, *job.args)
+                    results[index] = future.result()
+                    break
+                except BrokenProcessPool:
+                    self._replace(executor)
+                    if attempt == retries:
+                        raise StageError(stage, f"a worker process died {retries + 1} times over the same work", "is there enough memory? try `--workers 1`") from None
+            if on_result:
+                on_result(index, results[index])
+        except BaseException as error:  # handed to the caller's thread
+            failures.append(error)
+        finally:
+            self._release(cost)
+
+    def _acquire(self, cost: int) -> None:
+        with self._changed:
+            self._changed.wait_for(lambda: self._free >= cost)
+            self._free -= cost
+
+    def _release(self, cost: int) -> None:
+        with self._changed:
+            self._free += cost
+            self._changed.notify_all()
+
+    def _start(self) -> ProcessPoolExecutor:
+        return ProcessPoolExecutor(self.workers, mp_context=self._context, initializer=_begin, initargs=(self._queue,))
+
+    def _replace(self, broken: ProcessPoolExecutor) -> None:
+        with self._changed:
+            if self._executor is broken:
+                self._executor = self._start()
+
+    def _listen(self, on_progress: Callable[[str, str, float, float], None] | None) -> None:
+        while (message := self._queue.get()) is not None:
+            if on_progress:
+                on_progress(*message)
+
+
+def report_progress(key: str, unit: str, done: float, total: float) -> None:
+    """In a worker: tell the parent how far a unit is."""
+    if _progress is not None:
+        _progress.put((key, unit, done, total))
+
+
+def _begin(queue: Any) -> None:
+    global _progress
+    _progress = queue
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        threading.Thread(target=_end_with, args=(parent.sentinel,), daemon=True).start()
+
+
+def _end_with(sentinel: int) -> None:
+    wait([sentinel])
+    os._exit(1)
+
+
+@contextmanager
+def _worker_environment() -> Any:
+    """The fork server's environment: one thread a process, and no module of ours from the working directory.
+
+    `python -c` puts the working directory first on sys.path, where somebody's `tasks.py` may lie.
+    """
+    wanted = {"PYTHONSAFEPATH": "1", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "LANCE_LOG": "error", "HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "PYTHONWARNINGS": "ignore:lance is not fork-safe"}
+    before = {name: os.environ.get(name) for name in wanted}
+    os.environ.update(wanted)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name, None) if value is None else os.environ.__setitem__(name, value)

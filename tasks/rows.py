@@ -1,0 +1,117 @@
+"""Rows on their way from an operator to fragments: references made, removed rows set aside, all accounted for."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from stillroom.errors import StageError
+from stillroom.fields import heavy_kind, heavy_names
+from stillroom.operators import Rows
+from stillroom.stored import AT_TYPE, StoredTable, at_field, hash_field, hashes, physical_schema
+from tasks.specs import REMOVED_SCHEMA
+
+__all__ = ["Removed", "concat_references", "fit", "references", "split_rows", "with_hashes"]
+
+
+class Removed:
+    """The rows that left one partition, unit or select, with their reasons."""
+
+    def __init__(self) -> None:
+        self.batches: list[pa.RecordBatch] = []
+        self.counts = {"dropped": 0, "rejected": 0, "merged": 0}
+
+    def add(self, rows: pa.RecordBatch | pa.Table, reasons: pa.Array, kind: str, positions: np.ndarray, source_input: str = "") -> None:
+        """Note rows that left: `rows` holds `sample_id` and perhaps `source`."""
+        count = rows.num_rows
+        if not count:
+            return
+        ids = _flat(rows["sample_id"]).cast(pa.string())
+        sources = _flat(rows["source"]).cast(pa.string()) if "source" in rows.schema.names else pa.nulls(count, pa.string())
+        columns = [ids, sources, _flat(reasons).cast(pa.string()), pa.array([kind] * count), pa.array([source_input] * count), pa.array(positions, pa.int64())]
+        self.batches.append(pa.record_batch(columns, schema=REMOVED_SCHEMA))
+        self.counts[kind] += count
+
+
+def with_hashes(schema: pa.Schema) -> pa.Schema:
+    """A logical schema with the `…_hash` column beside each heavy one."""
+    names = set(schema.names)
+    fields: list[pa.Field] = []
+    for field in schema:
+        fields.append(field)
+        if heavy_kind(field) and f"{field.name}_hash" not in names:
+            fields.append(hash_field(field.name))
+    return pa.schema(fields)
+
+
+def references(table: StoredTable, rows: np.ndarray) -> pa.Table:
+    """Rows in the form in which a next stage stores them: light columns, and for each heavy one its hash and place."""
+    schema = table.schema
+    made_here = [name for name in heavy_names(schema) if table.origin(name)]
+    stored = [field.name for field in physical_schema(schema, made_here) if field.name not in made_here]
+    found = table.take_stored(rows, stored)
+    for name in made_here:
+        positions = table.positions[rows] if table.ref.split is not None else np.asarray(rows, np.int64)
+        origin = pa.array([table.origin(name)] * len(positions), pa.string())
+        at = pa.StructArray.from_arrays([origin, pa.array(positions, pa.int64())], fields=list(AT_TYPE))
+        missing = pc.is_null(_flat(found[f"{name}_hash"]))
+        at = pc.if_else(missing, pa.scalar(None, AT_TYPE), at)
+        found = found.append_column(at_field(schema.field(name)), at)
+    return found
+
+
+def split_rows(rows: Rows) -> tuple[np.ndarray, list[tuple[str, np.ndarray, pa.Array]]]:
+    """Kept positions of a batch, and for dropped and rejected rows their positions and reasons.
+
+    A row with both reasons is rejected: a fault says more than a choice.
+    """
+    count = rows.batch.num_rows
+    kept = np.ones(count, bool)
+    left: list[tuple[str, np.ndarray, pa.Array]] = []
+    for kind, reasons in (("rejected", rows.rejected), ("dropped", rows.dropped)):
+        if reasons is None:
+            continue
+        flat = _flat(reasons)
+        where = np.flatnonzero(flat.is_valid().to_numpy(zero_copy_only=False) & kept)
+        kept[where] = False
+        left.append((kind, where, flat.take(pa.array(where))))
+    return np.flatnonzero(kept), left
+
+
+def fit(stage: str, columns: Mapping[str, pa.Array | pa.ChunkedArray], schema: pa.Schema, rows: int) -> pa.RecordBatch:
+    """Columns as a batch of exactly this stored schema: hashes made, absent columns null, lossless casts only.
+
+    Raises:
+        StageError: a column has another type than declared.
+    """
+    arrays = []
+    for field in schema:
+        column = columns.get(field.name)
+        if column is None and field.name.endswith("_hash") and field.name[:-5] in columns:
+            column = hashes(_flat(columns[field.name[:-5]]))
+        if column is None:
+            arrays.append(pa.nulls(rows, field.type))
+            continue
+        flat = _flat(column)
+        if flat.type != field.type:
+            try:
+                flat = flat.cast(field.type)
+            except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+                raise StageError(stage, f"column '{field.name}' is {flat.type}, but {field.type} is declared", str(error).split("\n")[0]) from None
+        arrays.append(flat)
+    return pa.record_batch(arrays, schema=schema)
+
+
+def concat_references(parts: Sequence[pa.Table]) -> pa.Table:
+    """Rows of several inputs one after another; columns that one of them lacks are null there."""
+    return pa.concat_tables(parts, promote_options="default")
+
+
+def _flat(column: pa.Array | pa.ChunkedArray) -> pa.Array:
+    if not isinstance(column, pa.ChunkedArray):
+        return column
+    combined = column.combine_chunks()
+    if not isinstance(combined, pa.ChunkedArray):
+        return combined
+    return combined.chunk(0) if combined.num_chunks == 1 else pa.concat_arrays(combined.chunks) if combined.num_chunks else pa.array([], combined.type)
