@@ -8,10 +8,11 @@ from collections.abc import Sequence
 
 import pyarrow as pa
 
-__all__ = ["HEAVY", "heavy_kind", "heavy_names", "image_field", "label_field", "label_names", "light_names", "vector_field", "with_meaning"]
+__all__ = ["HEAVY", "heavy_kind", "heavy_names", "image_field", "label_field", "label_names", "light_names", "split_field", "splits_of", "vector_field", "with_meaning"]
 
 HEAVY = b"stillroom.heavy"
 LABEL_NAMES = b"stillroom.label_names"
+SPLIT_NAMES = b"stillroom.splits"
 
 
 def image_field(name: str = "image") -> pa.Field:
@@ -35,6 +36,17 @@ def label_names(schema: pa.Schema, name: str = "label") -> list[str] | None:
         return None
     raw = (schema.field(name).metadata or {}).get(LABEL_NAMES)
     return json.loads(raw) if raw else None
+
+
+def split_field(splits: Sequence[str] = ("train", "validation", "test")) -> pa.Field:
+    """The `split` column of a stage whose rows can only be in these splits."""
+    return pa.field("split", pa.string(), metadata={SPLIT_NAMES: json.dumps(sorted(splits)).encode()})
+
+
+def splits_of(field: pa.Field) -> frozenset[str]:
+    """The splits that a `split` column may hold; all three where it doesn't say."""
+    raw = (field.metadata or {}).get(SPLIT_NAMES)
+    return frozenset(json.loads(raw) if raw else ("train", "validation", "test"))
 
 
 def heavy_kind(field: pa.Field) -> str | None:

@@ -24,7 +24,7 @@ from stillroom.tables import BaseTable
 if TYPE_CHECKING:
     import polars as pl
 
-__all__ = ["AT_TYPE", "HASH_TYPE", "SCAN", "StoredTable", "at_field", "hash_field", "hashes", "logical_schema", "open_table", "physical_schema"]
+__all__ = ["AT_TYPE", "HASH_TYPE", "SCAN", "StoredTable", "at_field", "hash_field", "hashes", "logical_schema", "open_table", "physical_schema", "with_hashes"]
 
 HASH_TYPE = pa.binary(16)
 AT_TYPE = pa.struct([pa.field("origin", pa.string()), pa.field("row", pa.int64())])
@@ -63,6 +63,17 @@ def physical_schema(logical: pa.Schema, made_here: Sequence[str]) -> pa.Schema:
             fields.append(field)
         else:
             fields.append(at_field(field))
+    return pa.schema(fields)
+
+
+def with_hashes(schema: pa.Schema) -> pa.Schema:
+    """A logical schema with the `…_hash` column beside each heavy one."""
+    names = set(schema.names)
+    fields: list[pa.Field] = []
+    for field in schema:
+        fields.append(field)
+        if heavy_kind(field) and f"{field.name}_hash" not in names:
+            fields.append(hash_field(field.name))
     return pa.schema(fields)
 
 

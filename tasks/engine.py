@@ -19,12 +19,11 @@ from stillroom.errors import StageError
 from stillroom.fields import heavy_names
 from stillroom.operators import Operator, Unit
 from stillroom.records import Record, read_record
-from stillroom.stored import StoredTable, physical_schema
+from stillroom.stored import StoredTable, physical_schema, with_hashes
 from stillroom.stores import Store
 from tasks import jobs
 from tasks.environment import environment
 from tasks.pool import Job, Pool
-from tasks.rows import with_hashes
 from tasks.specs import REMOVED_SCHEMA, Part, StageSpec
 
 __all__ = ["partitions", "run_stage"]

@@ -18,10 +18,10 @@ from stillroom.errors import StageError
 from stillroom.fields import heavy_names, light_names
 from stillroom.operators import Operator, Params, Rows, Unit, Work, call
 from stillroom.records import TableRef
-from stillroom.stored import StoredTable, physical_schema
+from stillroom.stored import StoredTable, physical_schema, with_hashes
 from stillroom.stores import Store
 from tasks.pool import report_progress
-from tasks.rows import Removed, concat_references, fit, references, split_rows, with_hashes
+from tasks.rows import Removed, concat_references, fit, references, split_rows
 from tasks.specs import REMOVED_SCHEMA, Part, StageSpec
 
 __all__ = ["digest_job", "duplicates_job", "join_job", "list_units_job", "row_job", "rows_job", "select_job", "source_job", "unit_job"]

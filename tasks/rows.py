@@ -7,12 +7,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from stillroom.errors import StageError
-from stillroom.fields import heavy_kind, heavy_names
+from stillroom.fields import heavy_names
 from stillroom.operators import Rows
-from stillroom.stored import AT_TYPE, StoredTable, at_field, hash_field, hashes, physical_schema
+from stillroom.stored import AT_TYPE, StoredTable, at_field, hashes, physical_schema
 from tasks.specs import REMOVED_SCHEMA
 
-__all__ = ["Removed", "concat_references", "fit", "references", "split_rows", "with_hashes"]
+__all__ = ["Removed", "concat_references", "fit", "references", "split_rows"]
 
 
 class Removed:
@@ -32,17 +32,6 @@ class Removed:
         columns = [ids, sources, _flat(reasons).cast(pa.string()), pa.array([kind] * count), pa.array([source_input] * count), pa.array(positions, pa.int64())]
         self.batches.append(pa.record_batch(columns, schema=REMOVED_SCHEMA))
         self.counts[kind] += count
-
-
-def with_hashes(schema: pa.Schema) -> pa.Schema:
-    """A logical schema with the `…_hash` column beside each heavy one."""
-    names = set(schema.names)
-    fields: list[pa.Field] = []
-    for field in schema:
-        fields.append(field)
-        if heavy_kind(field) and f"{field.name}_hash" not in names:
-            fields.append(hash_field(field.name))
-    return pa.schema(fields)
 
 
 def references(table: StoredTable, rows: np.ndarray) -> pa.Table:
@@ -88,7 +77,7 @@ def fit(stage: str, columns: Mapping[str, pa.Array | pa.ChunkedArray], schema: p
     arrays = []
     for field in schema:
         column = columns.get(field.name)
-        if column is None and field.name.endswith("_hash") and field.name[:-5] in columns:
+        if field.name.endswith("_hash") and field.name[:-5] in columns:
             column = hashes(_flat(columns[field.name[:-5]]))
         if column is None:
             arrays.append(pa.nulls(rows, field.type))

@@ -1,0 +1,45 @@
+# Every target sets up what it needs: a virtual environment in .venv from constraints.txt.
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/ready
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+export DO_NOT_TRACK := 1 HF_HUB_DISABLE_TELEMETRY := 1 GX_ANALYTICS_ENABLED := false PREFECT_SERVER_ANALYTICS_ENABLED := false RAY_USAGE_STATS_ENABLED := 0
+
+.PHONY: demo test check bench data docs setup clean
+
+demo: setup ## build the quickstart and show what it was worth
+	$(BIN)/stillroom build recipes/quickstart.yaml
+
+test: setup ## run the tests
+	$(BIN)/python -m pytest
+
+check: setup ## lint, types, import contracts, docs in step
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python -m docs.make --check
+
+docs: setup ## write the reference pages from the code
+	$(BIN)/python -m docs.make
+
+bench: setup ## measure: every benchmark prints a table
+	for file in benchmarks/*.py; do echo "== $$file"; $(BIN)/python $$file || exit 1; done
+
+data: ## fetch the real Fashion-MNIST files into data/fashion_mnist (Debian's package, unpacked, not installed)
+	bash recipes/fetch_fashion_mnist.sh data/fashion_mnist
+
+setup: $(READY)
+
+# One interpreter installs everything from the lock; plain pip, since torch's wheel may lie on disk for it alone.
+$(READY): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch torchvision
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable . --group dev || \
+	  $(BIN)/python -m pip install --quiet --constraint constraints.txt --editable . hypothesis import-linter jsonschema mypy pytest ruff
+	touch $@
+
+clean: ## remove the virtual environment and caches, not the store
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

@@ -1,0 +1,136 @@
+"""The live progress of a build: a line a stage that is done, and below them what is running now.
+
+Where stderr is no terminal, plain lines: one when a stage begins, some while it is long, one at its end.
+"""
+
+import threading
+import time
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+from flows.cli.shared import cell, say
+from flows.events import Event, Note, StageDone, StageFailed, StageProgress, StageStarted
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import TaskID
+
+__all__ = ["LiveProgress", "PlainProgress", "is_hidden", "progress", "rows_text"]
+
+MARKS = {"Built": "✓", "Reused": "·", "Failed": "✗"}
+STYLES = {"Built": "green", "Reused": "dim", "Failed": "red"}
+NAME_WIDTH, ROWS_WIDTH = 28, 17
+# In plain lines, a stage says how far it is at most this often.
+PLAIN_PAUSE_S = 20.0
+
+
+def progress() -> "LiveProgress | PlainProgress":
+    """What fits stderr: a listener for a build, and a context manager around it."""
+    from rich.console import Console
+
+    console = Console(stderr=True, highlight=False, markup=False, emoji=False)
+    return LiveProgress(console) if console.is_terminal and not console.is_dumb_terminal else PlainProgress()
+
+
+def is_hidden(stage: str) -> bool:
+    """Whether a stage is one that plan added: a control twin, or a student of the proof."""
+    return "--" in stage
+
+
+def rows_text(rows: int, dropped: int, rejected: int) -> str:
+    """Rows in and out, or rows out alone where none left."""
+    gone = dropped + rejected
+    return f"{rows + gone:,} → {rows:,}" if gone else f"{rows:,}"
+
+
+class LiveProgress:
+    """Shows a build on a terminal. Events may come from several threads: rich's lock orders them."""
+
+    def __init__(self, console: "Console") -> None:
+        from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+        columns = (
+            SpinnerColumn(finished_text=" "),
+            TextColumn("{task.fields[stage]}", markup=False),
+            TextColumn("{task.fields[op]}", style="dim", markup=False),
+            BarColumn(bar_width=24),
+            TextColumn("{task.fields[how_far]}", markup=False),
+            TimeElapsedColumn(),
+        )
+        self._progress = Progress(*columns, console=console, transient=True)
+        self._lock = threading.Lock()
+        self._running: dict[str, TaskID] = {}
+
+    def __enter__(self) -> Self:
+        self._progress.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._progress.stop()
+
+    def __call__(self, event: Event) -> None:
+        """Show what happened."""
+        with self._lock:
+            if isinstance(event, StageStarted):
+                self._running[event.name] = self._progress.add_task("", total=None, stage=event.name, op=event.op, how_far="")
+            elif isinstance(event, StageProgress):
+                self._advance(event)
+            elif isinstance(event, StageDone | StageFailed):
+                self._finish(event)
+            else:
+                self._progress.console.print(cell(event.text), style="dim")
+
+    def _advance(self, event: StageProgress) -> None:
+        task = self._running.get(event.name)
+        if task is not None and event.total:
+            self._progress.update(task, total=event.total, completed=event.done, how_far=f"{event.done / event.total:.0%}")
+
+    def _finish(self, event: StageDone | StageFailed) -> None:
+        from rich.text import Text
+
+        task = self._running.pop(event.name, None)
+        if task is not None:
+            self._progress.remove_task(task)
+        state = event.state if isinstance(event, StageDone) else "Failed"
+        faint = is_hidden(event.name) or state == "Reused"
+        self._progress.console.print(Text(f"{MARKS[state]} ", STYLES[state]) + Text(_line(event), "dim" if faint else ""), soft_wrap=True)
+
+
+class PlainProgress:
+    """Shows a build in plain lines: for a log file, a pipe, a dumb terminal."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._said: dict[str, float] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        pass
+
+    def __call__(self, event: Event) -> None:
+        """Print what happened, where it is worth a line."""
+        with self._lock:
+            if isinstance(event, StageStarted):
+                self._said[event.name] = time.monotonic()
+                say(f"  {cell(event.name):<{NAME_WIDTH}} started  {event.op}")
+            elif isinstance(event, StageProgress):
+                now = time.monotonic()
+                if event.total and event.done < event.total and now - self._said.get(event.name, now) > PLAIN_PAUSE_S:
+                    self._said[event.name] = now
+                    say(f"  {cell(event.name):<{NAME_WIDTH}} {event.done / event.total:.0%}")
+            elif isinstance(event, Note):
+                say(cell(event.text))
+            else:
+                state = event.state if isinstance(event, StageDone) else "Failed"
+                say(f"{MARKS[state]} {_line(event)}")
+
+
+def _line(event: StageDone | StageFailed) -> str:
+    name = f"{cell(event.name):<{NAME_WIDTH}}"
+    if isinstance(event, StageFailed):
+        return f"{name} Failed   {cell(event.message)}"
+    rows = rows_text(event.rows, event.dropped, event.rejected)
+    left = [f"{count:,} {what}" for what, count in (("dropped", event.dropped), ("rejected", event.rejected)) if count]
+    return f"{name} {event.state:<7} {event.seconds:>7.1f} s  {rows:>{ROWS_WIDTH}} rows  {', '.join(left)}".rstrip()

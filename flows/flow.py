@@ -1,0 +1,54 @@
+"""The Prefect flow: plan, then every stage as soon as its inputs are there, then publish.
+
+Deployments run it by its module path, `flows.flow.build`; `flows.build.build_recipe` runs it for a person.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from prefect import flow, runtime
+from prefect.futures import PrefectFuture, wait
+from prefect.task_runners import ThreadPoolTaskRunner
+from prefect.utilities.annotations import quote
+
+from flows.build import Build, current_build
+from stillroom.errors import StageError, StillroomError
+from tasks.stage import stage
+
+__all__ = ["build"]
+
+
+def _name() -> str:
+    return Path(str(runtime.flow_run.parameters["recipe"])).stem
+
+
+# Stages wait for each other and for the pool, so a thread each costs nothing.
+@flow(name="stillroom-build", flow_run_name=_name, task_runner=ThreadPoolTaskRunner(max_workers=64), persist_result=False, validate_parameters=True)
+def build(recipe: str, store: str, overrides: list[str] | None = None, rows: int | None = None, until: str | None = None, workers: int | None = None) -> dict[str, Any]:
+    """Run the stages that the store lacks, in topological order, each as soon as its inputs are there."""
+    made = current_build() or Build.of(recipe, store, overrides or [], rows=rows, until=until, workers=workers)
+    try:
+        with made:
+            futures: dict[str, PrefectFuture[Any]] = {}
+            for planned in made.plan.stages:
+                # Prefect waits for the futures inside this dict: they are the edges of the DAG.
+                tables = {edge.stage: futures[edge.stage] for edge in planned.resolved.inputs.values() if edge.stage in futures}
+                futures[planned.name] = stage.submit(planned.name, quote(made.call(planned)), tables)
+            wait(list(futures.values()))
+            _raise_first(futures)
+            return made.finish().as_dict()
+    except StillroomError as error:
+        made.failed(error)
+        raise
+
+
+def _raise_first(futures: dict[str, PrefectFuture[Any]]) -> None:
+    for name, future in futures.items():
+        if future.state.is_failed() or future.state.is_crashed():
+            error = future.state.result(raise_on_failure=False)
+            if isinstance(error, StillroomError):
+                raise error if isinstance(error, StageError) else StageError(name, str(error))
+            if isinstance(error, BaseException):
+                raise error
+
+

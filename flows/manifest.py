@@ -1,0 +1,38 @@
+"""The lines of a manifest: each stage as it ran, hidden ones included."""
+
+import json
+from dataclasses import asdict
+from typing import Any
+
+from flows.plan import Plan
+from schemas.secrets import redact
+from stillroom.records import Record
+
+__all__ = ["stage_lines"]
+
+
+def stage_lines(plan: Plan, records: dict[str, Record], lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """One entry a stage: operator, edges, parameters as written, counts, tables, digest, seconds."""
+    states = {line["name"]: line for line in lines}
+    found = []
+    for stage in plan.stages:
+        record = records.get(stage.name)
+        if record is None:
+            continue
+        state = states.get(stage.name, {})
+        found.append({
+            "name": stage.name, "op": stage.op, "version": stage.resolved.operator.version, "shape": stage.resolved.operator.shape, "gives": stage.resolved.operator.gives,
+            "hidden": stage.hidden, "state": state.get("state", "Reused"), "fingerprint": record.fingerprint,
+            "inputs": {name: {"stage": edge.stage, "split": edge.split} for name, edge in stage.resolved.inputs.items()},
+            "params": _told(stage.resolved.params.model_dump(mode="json"), plan.graph.recipe.secrets), "seed": stage.seed, "seconds": record.seconds, "rows": record.table.rows,
+            "counts": {"in": record.counts.get("in", record.counts.get("planned")), **{key: record.counts.get(key, 0) for key in ("out", "dropped", "rejected", "merged")}},
+            "digest": record.table.digest, "table": asdict(record.table),
+            "removed": asdict(record.removed) if record.removed else None, "metrics": record.metrics, "environment": record.environment,
+        })  # fmt: skip
+    return found
+
+
+def _told(params: dict[str, Any], secrets: frozenset[str]) -> dict[str, Any]:
+    """Parameters with what came from the environment hidden, at any depth."""
+    told: dict[str, Any] = json.loads(redact(json.dumps(params, ensure_ascii=False), secrets))
+    return told

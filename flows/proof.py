@@ -1,0 +1,72 @@
+"""The proof of a build as its manifest has it, and what it says about promotion."""
+
+from typing import Any
+
+import polars as pl
+
+from flows.plan import Plan
+from schemas.recipe import Promote
+from stillroom.records import Record
+from stillroom.stored import StoredTable
+from stillroom.stores import Store
+
+__all__ = ["proof_of", "verdict"]
+
+
+def proof_of(plan: Plan, records: dict[str, Record]) -> dict[str, Any] | None:
+    """Arms and differences of the recipe's first proof, or None where it has none.
+
+    `arms`: per arm rows, learning rate, seeds, accuracy with its 95 % interval, nll, ece, per_class.
+    `differences`: gain of one arm against another with its 95 % interval.
+    """
+    stages = [stage for stage in plan.stages if stage.op == "evaluate.student" and stage.name in records]
+    if not stages:
+        return None
+    name, record = stages[0].name, records[stages[0].name]
+    frame = StoredTable(Store(plan.store), record.table).frame()
+    classes = frame.filter(pl.col("kind") == "class")
+    arms = []
+    for line in frame.filter(pl.col("kind") == "arm").iter_rows(named=True):
+        of_arm = classes.filter(pl.col("arm") == line["arm"])
+        student = stages[0].resolved.inputs[line["arm"]].stage
+        arms.append({
+            "arm": line["arm"], "rows": line["rows"], "lr": line["learning_rate"], "seeds": line["seeds"], "accuracy": line["accuracy"], "low": line["low"], "high": line["high"],
+            "nll": line["nll"], "ece": line["ece"], "seconds": records[student].seconds if student in records else None,
+            "per_class": [{"label_name": row["label_name"], "accuracy": row["accuracy"]} for row in of_arm.iter_rows(named=True)],
+        })  # fmt: skip
+    differences = frame.filter(pl.col("kind") == "difference").select("arm", "against", "gain", "low", "high").to_dicts()
+    return {"stage": name, "table": {"name": record.table.name, "version": record.table.version}, "arms": arms, "differences": differences}
+
+
+def verdict(promote: Promote, proof: dict[str, Any] | None, current: dict[str, Any] | None) -> tuple[bool, str]:
+    """Whether a proof meets `promote:`, and why in a few words.
+
+    Over the control the interval is paired by seed and test row. The promoted snapshot's students
+    are not trained again, so over it the interval is the worst case of the two: the candidate's
+    lower end less the other's upper end.
+    """
+    if proof is None:
+        return False, "the recipe has `promote:` and no proof; add an evaluate.student stage"
+    reasons = []
+    if promote.min_gain_over_control is not None:
+        gains = [line for line in proof["differences"] if line["arm"].startswith("candidate.") and line["against"].startswith("control.")]
+        best = next((line for line in gains if line["arm"] == "candidate.stored"), gains[0] if gains else None)
+        if best is None:
+            return False, "the proof has no control to compare with; add `control: {in_place_of: …}`"
+        text = f"{best['gain']:+.1%} [{best['low']:+.1%}, {best['high']:+.1%}] over its control"
+        if best["low"] < promote.min_gain_over_control:
+            return False, f"{text}, and {promote.min_gain_over_control:+.1%} is asked of the lower end"
+        reasons.append(text)
+    if promote.min_gain_over_current is not None and current and current.get("proof"):
+        low = best_arm(proof)["low"] - best_arm(current["proof"])["high"]
+        text = f"at worst {low:+.1%} against {current['name']}@{current['number']}"
+        if low < promote.min_gain_over_current:
+            return False, f"{text}, and {promote.min_gain_over_current:+.1%} is asked"
+        reasons.append(text)
+    return True, "; ".join(reasons) or "nothing was asked of it"
+
+
+def best_arm(proof: dict[str, Any]) -> dict[str, Any]:
+    """The candidate as trainers will use it: with stored labels where there are some."""
+    candidates = {arm["arm"]: arm for arm in proof["arms"] if arm["arm"].startswith("candidate.")}
+    return candidates.get("candidate.stored") or candidates["candidate.hard"]

@@ -1,0 +1,69 @@
+"""The proof as the report shows it: arms and differences, each with its interval, on a common scale."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from markupsafe import Markup
+
+from flows.report.charts import Scale, axis, interval_mark, ticks
+from flows.report.sentences import arm_label, chosen_arms, interval, percent, points
+
+__all__ = ["Forest", "ForestLine", "arms_forest", "differences_forest"]
+
+
+@dataclass(frozen=True)
+class ForestLine:
+    """One line: whom it is about, its mark, its figures, and what the interval says."""
+
+    label: str
+    detail: str
+    mark: Markup
+    figure: str
+    bounds: str
+    css: str
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Forest:
+    """A forest plot: lines over one axis."""
+
+    lines: list[ForestLine]
+    axis: Markup
+
+
+def arms_forest(proof: dict[str, Any], *, only_chosen: bool = False) -> Forest:
+    """Test accuracy of the arms in the proof's order, or of those that the headline compares."""
+    chosen = chosen_arms(proof)
+    arms = list(chosen.values()) if only_chosen else proof["arms"]
+    scale = Scale.over([bound for arm in arms for bound in (arm["low"], arm["high"])])
+    lines = []
+    for arm in arms:
+        label, detail = arm_label(arm["arm"])
+        css = "chosen" if arm is chosen.get("candidate") else ""
+        mark = interval_mark(arm["accuracy"], arm["low"], arm["high"], scale, css=css, title=f"{label}, {detail}: {percent(arm['accuracy'])} {interval(arm['low'], arm['high'])}")
+        lines.append(ForestLine(label, detail, mark, percent(arm["accuracy"]), interval(arm["low"], arm["high"]), css))
+    digits = 0 if scale.high - scale.low > 0.04 else 1
+    return Forest(lines, axis(scale, [(tick, percent(tick, digits)) for tick in ticks(scale, 4 if only_chosen else 6)]))
+
+
+def differences_forest(proof: dict[str, Any]) -> Forest | None:
+    """Paired differences, in points; what holds zero shows nothing."""
+    differences = proof.get("differences") or []
+    if not differences:
+        return None
+    chosen = chosen_arms(proof)
+    pair = tuple(chosen[role]["arm"] if role in chosen else None for role in ("candidate", "control"))
+    scale = Scale.over([0.0, *(bound for difference in differences for bound in (difference["low"], difference["high"]))])
+    lines = []
+    for difference in differences:
+        low, high = difference["low"], difference["high"]
+        (label, detail), (other, other_detail) = arm_label(difference["arm"]), arm_label(difference["against"])
+        against = f"against {other}, {other_detail}"
+        css = "chosen" if (difference["arm"], difference["against"]) == pair else ""
+        note = "better" if low > 0 else "worse" if high < 0 else "no difference shown"
+        bounds = f"[{points(low)}, {points(high)}]"
+        mark = interval_mark(difference["gain"], low, high, scale, css=css, zero=True, title=f"{label} {against}: {points(difference['gain'])} points {bounds}, {note}")
+        lines.append(ForestLine(label if detail == other_detail else f"{label}, {detail}", against, mark, points(difference["gain"]), bounds, css, note))
+    digits = 0 if scale.high - scale.low > 0.04 else 1
+    return Forest(lines, axis(scale, [(tick, "0" if abs(tick) < 1e-12 else points(tick, digits)) for tick in ticks(scale)], zero=True))

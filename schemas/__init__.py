@@ -1,0 +1,1 @@
+"""The contracts: recipes, Arrow schemas, fingerprints, and the expectations made from them."""

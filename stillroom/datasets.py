@@ -1,0 +1,209 @@
+"""The trainer's side in torch: a split as a map-style data set, and a loader whose order is known beforehand.
+
+Which samples come when, and which stored view each shows, depends on (seed, epoch, sample id) alone:
+never on workers, batch size or what was read before. An epoch travels to the workers inside the
+indices that the loader's sampler gives out, because workers that persist don't see `set_epoch`.
+"""
+
+import multiprocessing
+import os
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import torch
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from stillroom.draws import Draw
+from stillroom.errors import StoreError
+from stillroom.images import decode_batch
+from stillroom.operators import Table
+from stillroom.soft_labels import decode
+from stillroom.views import VIEW_TYPE, check_contract, identity_views, label_of, replay
+
+__all__ = ["EpochOrder", "Place", "TorchSplit"]
+
+# B = samples of a batch, C H W = an image, K = classes
+
+PRELOAD = ["torch", "lance", "stillroom.datasets"]
+# The process that first read any split. Lance's threads don't survive a fork, and its locks may not.
+_read_in: int | None = None
+
+
+class Place(NamedTuple):
+    """Which sample, in which epoch."""
+
+    epoch: int
+    row: int
+
+
+class TorchSplit(Dataset[dict[str, Any]]):
+    """One split as a map-style data set: `split[row]` is a dict of
+
+    - `image`: float32 [C, H, W] from 0 to 1, or uint8 as stored; normalise it as your model likes,
+    - `label`: int64,
+    - `soft_label`: float32 [K], with stored views: the teacher's for the very view that `image` shows,
+    - `sample_id`: str.
+
+    In epoch e a sample shows its view (o + e) mod V, V views a sample, o by its id and the seed: each
+    once before any comes again, and not all samples their first view at once. A row without stored views
+    comes as it is, with all probability on its label.
+
+    The table is opened at the first read, in each process. A process forked after a read raises at
+    once: use `loader`, or another start method.
+
+    Args:
+        table: a split of a snapshot, or any table with `sample_id`, `image`, `label`.
+        views: "stored" shows stored views, None plain images, "auto" stored ones where the table has them.
+        seed: of the order and of the views.
+        pixels: "float" or "uint8".
+        channels: 1 or 3, where pictures differ in it; None as they are.
+
+    Raises:
+        StoreError: at the first read: no stored views, or this stillroom replays them otherwise.
+    """
+
+    def __init__(
+        self,
+        table: Table,
+        *,
+        views: Literal["auto", "stored"] | None = "auto",
+        seed: int = 0,
+        pixels: Literal["float", "uint8"] = "float",
+        channels: int | None = None,
+    ) -> None:
+        self.table, self.views, self.seed, self.pixels, self.channels = table, views, seed, pixels, channels
+        self.epoch = 0
+        self._contract: dict[str, Any] | None = None
+        self._checked = False
+
+    def __len__(self) -> int:
+        return self.table.rows
+
+    def __getitem__(self, place: int | Place) -> dict[str, Any]:
+        return self.__getitems__([place])[0]
+
+    def __getitems__(self, places: Sequence[int | Place]) -> list[dict[str, Any]]:
+        """Several samples at once, as DataLoader asks for them; a bare row is shown as of `set_epoch`."""
+        _note_read()
+        contract = self._ready()
+        asked = [place if isinstance(place, Place) else Place(self.epoch, int(place)) for place in places]
+        columns = ["sample_id", "image", "label", *(["views"] if contract else [])]
+        table = self.table.take([place.row for place in asked], columns)
+        sample_ids, labels = table["sample_id"].to_pylist(), torch.tensor(table["label"].to_pylist(), dtype=torch.int64)
+        images = [decode_batch([image], channels=self.channels)[0] for image in table["image"].to_pylist()]
+        soft_labels = None
+        if contract:
+            images, soft_labels = self._viewed(images, _one_array(table["views"]), sample_ids, labels.numpy(), asked, contract)
+        items = []
+        for at, sample_id in enumerate(sample_ids):
+            item = {"image": self._tensor(images[at]), "label": labels[at], "sample_id": sample_id}
+            if soft_labels is not None:
+                item["soft_label"] = soft_labels[at]
+            items.append(item)
+        return items
+
+    def set_epoch(self, epoch: int) -> None:
+        """Show the views of this epoch from now on. A loader's batches carry their own: see `EpochOrder`."""
+        self.epoch = epoch
+
+    def loader(self, batch_size: int, *, workers: int = 0, shuffle: bool = True, drop_last: bool = False, **options: Any) -> "DataLoader[dict[str, Any]]":
+        """A DataLoader over the split; each pass over it is the next epoch, and `loader.sampler.set_epoch(e)` says which.
+
+        Workers start from a fork server that has loaded torch and Lance once, and stay. As with any
+        start method but fork, a script needs `if __name__ == "__main__":` around what it runs.
+
+        Args:
+            options: passed to DataLoader, such as `pin_memory`.
+        """
+        if workers:
+            context = multiprocessing.get_context("forkserver")
+            context.set_forkserver_preload(PRELOAD)
+            options = {"multiprocessing_context": context, "persistent_workers": True} | options
+        order = EpochOrder(len(self), seed=self.seed, shuffle=shuffle, epoch=self.epoch)
+        return DataLoader(self, batch_size, sampler=order, num_workers=workers, drop_last=drop_last, **options)
+
+    def _ready(self) -> dict[str, Any] | None:
+        """The contract of the stored views, checked once a process; None for plain images."""
+        if not self._checked:
+            has_views = "views" in self.table.schema.names
+            if self.views == "stored" and not has_views:
+                raise StoreError("views", "are not in this split", "pass views=None for plain images, or build it with reinforce.teacher")
+            self._contract = check_contract(self.table.schema.field("views")) if has_views and self.views else None
+            self._checked = True
+        return self._contract
+
+    def _viewed(
+        self,
+        images: list[np.ndarray],
+        views: pa.ListArray,
+        sample_ids: list[str],
+        labels_B: np.ndarray,
+        asked: list[Place],
+        contract: dict[str, Any],
+    ) -> tuple[np.ndarray, torch.Tensor]:
+        """Pixels uint8 [B, C, side, side] and soft labels float32 [B, K] of the view that each place asks for."""
+        num_classes = label_of(self.table.schema.field("views"))["num_classes"]
+        counts_B = views.value_lengths().fill_null(0).to_numpy()
+        stored, plain = np.flatnonzero(counts_B), np.flatnonzero(counts_B == 0)
+        start = Draw(self.seed, "datasets.view")
+        chosen = [(start.integer(sample_ids[at]) + asked[at].epoch) % int(counts_B[at]) for at in stored]
+        records = views.values.take(pa.array(views.offsets.to_numpy()[stored] + np.array(chosen, np.int64)))
+        probs_BK = np.zeros((len(images), num_classes), np.float32)
+        probs_BK[stored] = decode(records.field("soft_label"), num_classes)
+        probs_BK[plain, labels_B[plain]] = 1
+        drawn = pa.StructArray.from_arrays([records.field(field.name) for field in VIEW_TYPE], fields=list(VIEW_TYPE))
+        whole = identity_views(np.array([images[at].shape[1:] for at in plain], np.int64))
+        in_order = np.argsort(np.concatenate([stored, plain]))
+        pixels_BCHW = replay(images, pa.concat_arrays([drawn, whole]).take(pa.array(in_order)), contract)
+        return pixels_BCHW, torch.from_numpy(probs_BK)
+
+    def _tensor(self, pixels_CHW: np.ndarray) -> torch.Tensor:
+        image = torch.from_numpy(np.ascontiguousarray(pixels_CHW))
+        return image if self.pixels == "uint8" else image.float() / 255
+
+
+class EpochOrder(Sampler[Place]):
+    """The order of one epoch: a permutation made from (seed, epoch), or rows as they stand.
+
+    Each pass is the next epoch, so that forgetting `set_epoch` repeats no order and no view.
+    """
+
+    def __init__(self, rows: int, *, seed: int, shuffle: bool, epoch: int = 0) -> None:
+        self.rows, self.seed, self.shuffle, self.epoch = rows, seed, shuffle, epoch
+
+    def __len__(self) -> int:
+        return self.rows
+
+    def __iter__(self) -> Iterator[Place]:
+        epoch, self.epoch = self.epoch, self.epoch + 1
+        return (Place(epoch, row) for row in self._order(epoch).tolist())
+
+    def set_epoch(self, epoch: int) -> None:
+        """Make the next pass this epoch."""
+        self.epoch = epoch
+
+    def _order(self, epoch: int) -> np.ndarray:
+        if not self.shuffle:
+            return np.arange(self.rows)
+        # Sorting raw Philox words: NumPy keeps the words, not what `permutation` makes of them, over its versions.
+        words = Draw(self.seed, "datasets.order").generator("order", epoch).bit_generator.random_raw(self.rows)
+        return np.argsort(words, kind="stable")
+
+
+def _note_read() -> None:
+    """Remember which process reads, and refuse a child that was forked from it."""
+    global _read_in
+    if _read_in not in (None, os.getpid()):
+        raise StoreError(
+            "split",
+            "was read before this process was forked, and Lance isn't fork-safe",
+            "use split.loader(…), or DataLoader(…, multiprocessing_context='forkserver')",
+        )
+    _read_in = os.getpid()
+
+
+def _one_array(column: pa.ChunkedArray) -> Any:
+    combined = column.combine_chunks()
+    return pa.concat_arrays(combined.chunks) if isinstance(combined, pa.ChunkedArray) else combined

@@ -1,0 +1,129 @@
+"""Snapshots: opened by name, read as torch, Arrow or Polars. Opening reads the manifest alone."""
+
+import os
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from stillroom.errors import InputError
+from stillroom.records import TableRef
+from stillroom.stored import StoredTable
+from stillroom.stores import Store
+
+if TYPE_CHECKING:
+    import polars as pl
+
+    from stillroom.datasets import TorchSplit
+
+__all__ = ["Snapshot", "default_store", "list_snapshots", "open", "promoted"]
+
+
+def default_store() -> str:
+    """The store that `STILLROOM_STORE` names, else `./.stillroom/store`."""
+    return os.environ.get("STILLROOM_STORE", "./.stillroom/store")
+
+
+def open(name: str, store: str | Store | None = None) -> "Snapshot":  # noqa: A001 - it is called as stillroom.open
+    """Open a snapshot: `digits@3`, or `digits` for the promoted one.
+
+    Raises:
+        InputError: there is no such snapshot, or none of that name is promoted.
+    """
+    found = Store(store if store is not None else default_store())
+    plain, _, number = name.partition("@")
+    numbers = _numbers(found, plain)
+    if not numbers:
+        known = sorted({key.split("/")[1] for key in found.list("snapshots/")})
+        raise InputError(name, f"no snapshot of that name in {found.uri}", f"known: {', '.join(known)}" if known else "`stillroom build RECIPE` makes one")
+    if number:
+        if not number.isdigit() or int(number) not in numbers:
+            raise InputError(name, "no such number", f"{plain} has {', '.join(f'@{n}' for n in numbers[-5:])}")
+        chosen = int(number)
+    else:
+        pointer = promoted(found, plain)
+        if pointer is None or pointer["number"] is None:
+            raise InputError(name, "no snapshot of that name is promoted", f"open '{plain}@{numbers[-1]}', or run `stillroom promote {plain}@{numbers[-1]} --reason …`")
+        chosen = pointer["number"]
+    return Snapshot(found, found.read_json(f"snapshots/{plain}/{chosen}.json"))
+
+
+def list_snapshots(store: str | Store) -> list[dict[str, Any]]:
+    """Every snapshot of a store: name, number, created, rows, digest, promoted, trial."""
+    found = Store(store)
+    lines = []
+    for name in sorted({key.split("/")[1] for key in found.list("snapshots/")}):
+        pointer = promoted(found, name)
+        for number in _numbers(found, name):
+            manifest = found.read_json(f"snapshots/{name}/{number}.json")
+            lines.append({key: manifest[key] for key in ("name", "number", "created", "rows", "digest", "trial")} | {"promoted": bool(pointer and pointer["number"] == number)})
+    return lines
+
+
+class Snapshot:
+    """An immutable, numbered set of splits.
+
+    Args:
+        store: where it is.
+        manifest: what says what it is: recipe, stages, digests, gates, proof.
+    """
+
+    def __init__(self, store: Store, manifest: dict[str, Any]) -> None:
+        self.store, self.manifest = store, manifest
+
+    def __repr__(self) -> str:
+        splits = ", ".join(f"{split}: {rows:,}" for split, rows in self.splits.items())
+        return f"Snapshot({self.name}, {splits})"
+
+    @property
+    def name(self) -> str:
+        """`digits@3`."""
+        return f"{self.manifest['name']}@{self.manifest['number']}"
+
+    @property
+    def splits(self) -> dict[str, int]:
+        """Rows by split."""
+        return dict(self.manifest["splits"])
+
+    @property
+    def schema(self) -> pa.Schema:
+        """The columns of all splits."""
+        return self.table().schema
+
+    def table(self, split: str | None = None) -> StoredTable:
+        """A split (or all of them) as operators see tables: bounded scans, takes, light frames."""
+        if split is not None and split not in self.splits:
+            raise InputError(f"{self.name}: split '{split}'", "no such split", f"it has {', '.join(self.splits)}")
+        ref = self.manifest["table"]
+        return StoredTable(self.store, TableRef(ref["name"], ref["version"], ref["rows"], ref["fingerprint"], ref["digest"], split))
+
+    def torch(self, split: str, *, views: str | None = None, seed: int = 0) -> "TorchSplit":
+        """A map-style torch dataset: image, label and, with `views="stored"`, the soft label of the epoch's view."""
+        from stillroom.datasets import TorchSplit
+
+        return TorchSplit(self.table(split), views=views, seed=seed)
+
+    def loader(self, split: str, *, batch_size: int, views: str | None = None, seed: int = 0, num_workers: int = 0, **more: Any) -> Any:
+        """A DataLoader over the split whose workers come from a fork server, in an order that seed and epoch decide."""
+        from stillroom.datasets import loader
+
+        return loader(self.torch(split, views=views, seed=seed), batch_size=batch_size, num_workers=num_workers, **more)
+
+    def arrow(self, split: str, columns: list[str] | None = None, batch_size: int = 1024) -> Iterator[pa.RecordBatch]:
+        """Record batches in the snapshot's order, memory bounded by one of them."""
+        return self.table(split).scan(columns, batch_size)
+
+    def polars(self, split: str, columns: list[str] | None = None) -> "pl.DataFrame":
+        """The split as a frame: its light columns, or those named."""
+        return self.table(split).frame(columns)
+
+
+def _numbers(store: Store, name: str) -> list[int]:
+    keys = [key.rsplit("/", 1)[1] for key in store.list(f"snapshots/{name}/") if key.endswith(".json")]
+    return sorted(int(key.removesuffix(".json")) for key in keys)
+
+
+def promoted(store: Store, name: str) -> dict[str, Any] | None:
+    """The latest word on which snapshot is promoted, or None where nothing ever was."""
+    keys = sorted(store.list(f"promoted/{name}/"), key=lambda key: int(key.rsplit("/", 1)[1].removesuffix(".json")))
+    return store.read_json(keys[-1]) if keys else None

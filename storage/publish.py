@@ -1,0 +1,129 @@
+"""Publishing: one table with all splits, a manifest by conditional put, then the tag.
+
+The manifest publishes: before it a reader sees nothing new, after it the snapshot is whole. A tag
+`vN` that a crash left out is set by the next publish.
+"""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import lance
+import numpy as np
+import pyarrow as pa
+
+from stillroom.draws import Draw
+from stillroom.errors import InputError
+from stillroom.records import TableRef
+from stillroom.snapshots import promoted
+from stillroom.stored import StoredTable
+from stillroom.stores import Store
+from storage.commits import commit_fragments, write_batches
+
+__all__ = ["list_manifests", "promote", "publish_manifest", "snapshot_order", "snapshot_schema", "write_report", "write_snapshot"]
+
+
+def snapshot_schema(tables: Mapping[str, StoredTable]) -> pa.Schema:
+    """The columns of a snapshot's table: those of all its splits, heavy values among them."""
+    fields: dict[str, pa.Field] = {}
+    for table in tables.values():
+        for field in table.schema:
+            fields.setdefault(field.name, field)
+    fields["split"] = pa.field("split", pa.string())
+    return pa.schema(fields.values())
+
+
+def snapshot_order(table: StoredTable, seed: int, split: str) -> np.ndarray:
+    """Positions of a split's rows in the order of hash(seed, id): a sequential read is shuffled."""
+    ids = table.frame(["sample_id"])["sample_id"].to_list()
+    return Draw(seed, f"snapshot/{split}").order(ids)
+
+
+def write_snapshot(store_uri: str, name: str, splits: Sequence[tuple[str, TableRef]], seed: int, fingerprint: str) -> TableRef:
+    """Write all splits, one after another, as a new version of the published table; visible to nobody by name yet.
+
+    Each split's rows are in the order of hash(seed, id). A split that lacks a column has null there.
+    """
+    store = Store(store_uri)
+    tables = {split: StoredTable(store, ref) for split, ref in splits}
+    schema = snapshot_schema(tables)
+
+    def batches() -> Iterator[pa.RecordBatch]:
+        for split, table in tables.items():
+            order = snapshot_order(table, seed, split)
+            names = [field.name for field in schema if field.name in table.schema.names and field.name != "split"]
+            for start in range(0, len(order), 256):
+                found = table.take(order[start : start + 256], names)
+                arrays = [pa.array([split] * found.num_rows) if field.name == "split" else _column(found, field) for field in schema]
+                yield pa.record_batch(arrays, schema=schema)
+
+    return commit_fragments(store, name, schema, write_batches(store, name, batches(), schema), fingerprint=fingerprint)
+
+
+def publish_manifest(store: Store, manifest: dict[str, Any]) -> dict[str, Any]:
+    """Give a manifest the next free number and put it there; what comes back is what stands in the store.
+
+    A snapshot of the same content as an earlier one gets no new number: the earlier manifest comes back.
+    """
+    name = manifest["name"]
+    manifests = list_manifests(store, name)
+    for earlier in manifests:
+        if earlier["digest"] == manifest["digest"] and earlier["trial"] == manifest["trial"] and earlier["splits"] == manifest["splits"]:
+            return earlier
+    number = max((earlier["number"] for earlier in manifests), default=0) + 1
+    while True:
+        numbered = manifest | {"number": number, "created": datetime.now(UTC).isoformat(timespec="seconds")}
+        if store.create(f"snapshots/{name}/{number}.json", json.dumps(numbered, indent=1, ensure_ascii=False).encode()):
+            break
+        number += 1
+    for found in [*manifests, numbered]:
+        _tag(store, found)
+    return numbered
+
+
+def list_manifests(store: Store, name: str) -> list[dict[str, Any]]:
+    """All manifests of a name, by number."""
+    found = [store.read_json(key) for key in store.list(f"snapshots/{name}/") if key.endswith(".json")]
+    return sorted(found, key=lambda manifest: int(manifest["number"]))
+
+
+def write_report(store: Store, name: str, number: int, html: str) -> str:
+    """Put a snapshot's report beside its manifest; returns its path or key."""
+    key = f"snapshots/{name}/{number}.html"
+    store.put(key, html.encode())
+    return str(store.local / key) if store.local else f"{store.uri}/{key}"
+
+
+def promote(store: Store, name: str, number: int | None, reason: str) -> dict[str, Any]:
+    """Write the next pointer: to snapshot `number`, or to none.
+
+    Raises:
+        InputError: there is no such snapshot, or it is a trial.
+    """
+    if number is not None:
+        manifest = store.read_json(f"snapshots/{name}/{number}.json")
+        if manifest is None:
+            raise InputError(f"{name}@{number}", "no such snapshot", "`stillroom snapshots` lists them")
+        if manifest["trial"]:
+            raise InputError(f"{name}@{number}", "is a trial on a part of the data and is never promoted", "build it without --rows")
+    before = promoted(store, name)
+    k = before["k"] + 1 if before else 1
+    while True:
+        pointer = {"k": k, "name": name, "number": number, "reason": reason, "at": datetime.now(UTC).isoformat(timespec="seconds")}
+        if store.create(f"promoted/{name}/{k}.json", json.dumps(pointer, indent=1, ensure_ascii=False).encode()):
+            return pointer
+        k += 1
+
+
+def _column(found: pa.Table, field: pa.Field) -> pa.Array:
+    if field.name not in found.column_names:
+        return pa.nulls(found.num_rows, field.type)
+    column = found[field.name].combine_chunks()
+    return column.chunk(0) if isinstance(column, pa.ChunkedArray) else column
+
+
+def _tag(store: Store, manifest: dict[str, Any]) -> None:
+    tags = lance.dataset(store.table_uri(manifest["name"])).tags
+    if f"v{manifest['number']}" not in tags.list():
+        tags.create(f"v{manifest['number']}", manifest["table"]["version"])

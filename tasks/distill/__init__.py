@@ -1,0 +1,1 @@
+"""Operators of the kind `distill`: a file an operator."""

@@ -1,0 +1,1 @@
+"""Operators of the kind `evaluate`: a file an operator."""

@@ -1,0 +1,1 @@
+"""Operators of the kind `filter`: a file an operator."""

@@ -1,0 +1,1 @@
+"""Operators of the kind `generate`: a file an operator."""

@@ -1,0 +1,1 @@
+"""Operators that read what others made: samples, or a model."""

@@ -1,0 +1,75 @@
+"""Shared numerics of neighbour search: pairs of 64-bit hashes within a Hamming distance."""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+
+__all__ = ["HammingIndex", "Pairs"]
+
+# N hashes
+
+_BITS = 64
+# Candidates looked at in one go: 8 bytes each in half a dozen arrays.
+_CANDIDATES = 1 << 20
+
+
+class Pairs(NamedTuple):
+    """Pairs of positions with their Hamming distance; int64 each, `first` < `second`."""
+
+    first: np.ndarray
+    second: np.ndarray
+    distance: np.ndarray
+
+
+class HammingIndex:
+    """Finds all pairs of hashes within a Hamming distance, exactly, by multi-index hashing.
+
+    The 64 bits are cut in `max_distance` + 1 parts. Two hashes that differ in at most `max_distance`
+    bits agree in one part at least (pigeonhole), so only hashes that share a part are compared
+    (Norouzi, Punjani and Fleet, CVPR 2012). Parts take every n-th bit, since neighbouring bits of a
+    perceptual hash go together. Memory is O(N · parts); time grows with the square of N once
+    parts get so short that most hashes share one.
+
+    Args:
+        hashes_N: uint64 [N].
+        max_distance: 0 to 63 bits.
+    """
+
+    def __init__(self, hashes_N: np.ndarray, max_distance: int) -> None:
+        parts = max_distance + 1
+        self.hashes_N, self.max_distance = hashes_N, max_distance
+        self.masks = [np.uint64(sum(1 << bit for bit in range(part, _BITS, parts))) for part in range(parts)]
+        # By part: positions sorted by its bits, in rising order where they agree; each position's
+        # place among them, and where those that agree with it begin.
+        self.orders, self.places, self.begins = [], [], []
+        for mask in self.masks:
+            keys_N = hashes_N & mask
+            order = np.argsort(keys_N, kind="stable")
+            place = np.empty(len(order), np.int64)
+            place[order] = np.arange(len(order))
+            self.orders.append(order)
+            self.places.append(place)
+            self.begins.append(np.searchsorted(keys_N[order], keys_N))
+
+    def pairs(self, start: int, stop: int) -> Iterator[Pairs]:
+        """All pairs whose second position is in [start, stop), each once, in lots of bounded size."""
+        for part in range(len(self.masks)):
+            begin, end = self.begins[part][start:stop], self.places[part][start:stop]
+            seconds = np.arange(start, stop)
+            lots = np.cumsum(end - begin) // _CANDIDATES
+            for lot in np.split(np.arange(stop - start), np.flatnonzero(np.diff(lots)) + 1):
+                yield self._within(part, seconds[lot], begin[lot], end[lot])
+
+    def _within(self, part: int, second: np.ndarray, begin: np.ndarray, end: np.ndarray) -> Pairs:
+        """Of the positions that stand before `second` among those that share its part: the near ones."""
+        counts = end - begin
+        offsets = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
+        first = self.orders[part][np.repeat(begin, counts) + offsets]
+        second = np.repeat(second, counts)
+        differing = self.hashes_N[first] ^ self.hashes_N[second]
+        distance = np.bitwise_count(differing).astype(np.int64)
+        near = distance <= self.max_distance
+        for mask in self.masks[:part]:  # found there already
+            near &= (differing & mask) != 0
+        return Pairs(first[near], second[near], distance[near])

@@ -1,0 +1,1 @@
+"""Networks, their training loop, and the classifiers that operators share."""

@@ -1,0 +1,1 @@
+"""Operators of the kind `prune`: a file an operator."""

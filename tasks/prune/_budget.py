@@ -1,0 +1,115 @@
+"""The budget of every selection: how many rows stay, and how many of each class."""
+
+from decimal import ROUND_HALF_UP, Decimal
+from fractions import Fraction as Ratio
+from typing import Literal, Self
+
+import numpy as np
+import polars as pl
+from pydantic import Field, model_validator
+from schemas.quantities import Fraction
+
+from stillroom.operators import Params
+
+__all__ = ["Budget", "Pool", "places", "pools", "quotas", "removed", "rounded"]
+
+
+class Budget(Params):
+    """The parameters that selections share: exactly one of `keep`, `keep_rows`, `images_per_class`."""
+
+    keep: Fraction | None = Field(default=None, description="Share of the table's rows that stay, as 10% or 0.1; rounded to whole rows, one at least.")
+    keep_rows: int | None = Field(default=None, ge=1, description="Number of rows that stay; all where there are fewer.")
+    images_per_class: int | None = Field(default=None, ge=1, description="Number of rows of each class that stay; all of a class that has fewer.")
+    balance: Literal["label", "proportional", "none"] = Field(
+        default="label",
+        description="label: the same number of each class; proportional: each class its share of the rows; none: classes don't count.",
+    )
+
+    @model_validator(mode="after")
+    def _one_budget(self) -> Self:
+        if sum(budget is not None for budget in (self.keep, self.keep_rows, self.images_per_class)) != 1:
+            raise ValueError("give exactly one of keep, keep_rows, images_per_class")
+        if self.keep == 0:
+            raise ValueError("keep: 0 leaves no row")
+        if self.images_per_class is not None and self.balance != "label":
+            raise ValueError(f"images_per_class is a number for each class; balance: {self.balance} contradicts it")
+        return self
+
+    def columns(self) -> list[str]:
+        """The columns that this budget needs."""
+        return [] if self.balance == "none" else ["label"]
+
+
+class Pool:
+    """Rows that compete with each other: a class, or the whole table.
+
+    `name` is for reasons ("class 3"); `rows` int64 [N] are positions in the frame.
+    """
+
+    def __init__(self, name: str, rows: np.ndarray) -> None:
+        self.name, self.rows = name, rows
+
+
+def pools(samples: pl.DataFrame, budget: Budget) -> list[Pool]:
+    """The classes in the order of their labels, or one pool of all rows; rows without a label are in none."""
+    if budget.balance == "none":
+        return [Pool("the table", np.arange(samples.height))]
+    groups = samples.select("label").with_row_index("row").drop_nulls().group_by("label").agg("row").sort("label")
+    return [Pool(f"class {label}", np.array(rows, np.int64)) for label, rows in groups.iter_rows()]
+
+
+def quotas(budget: Budget, table_rows: int, sizes: list[int], available: list[int]) -> list[int]:
+    """How many rows of each pool stay.
+
+    `images_per_class` is a promise to each class: one that has fewer keeps all, and nobody gets the
+    rest. `keep` and `keep_rows` are promises on the sum: what a small class can't use goes to the
+    others, in the same proportion. Numbers that don't divide are settled by largest remainder, ties
+    by the larger pool, then by the lower label. Never more than are available.
+
+    Args:
+        budget: what the recipe asks for.
+        table_rows: rows of the table, of which `keep` is a share.
+        sizes: rows of each pool.
+        available: those of them that may stay (cut off, or without a score, they may not).
+    """
+    if budget.images_per_class is not None:
+        return [min(budget.images_per_class, rows) for rows in available]
+    wanted = budget.keep_rows if budget.keep_rows is not None else max(1, rounded(budget.keep or 0, table_rows))
+    weights = sizes if budget.balance == "proportional" else [1] * len(sizes)
+    kept, open_pools, left = [0] * len(sizes), list(range(len(sizes))), min(wanted, sum(available))
+    while full := [pool for pool in open_pools if available[pool] <= _ideal(pool, open_pools, weights, left)]:
+        open_pools = [pool for pool in open_pools if pool not in full]
+        for pool in full:
+            kept[pool] = available[pool]
+            left -= available[pool]
+    ideals = {pool: _ideal(pool, open_pools, weights, left) for pool in open_pools}
+    for pool, ideal in ideals.items():
+        kept[pool] = int(ideal)
+    by_remainder = sorted(open_pools, key=lambda pool: (int(ideals[pool]) - ideals[pool], -sizes[pool], pool))
+    for pool in by_remainder[: left - sum(kept[pool] for pool in open_pools)]:
+        kept[pool] += 1
+    return kept
+
+
+def rounded(share: float, rows: int) -> int:
+    """A share of `rows` in whole rows, halves up; by the share's decimal digits, so that 10% of 1,075 is 107.5 and not a little less."""
+    return int((Decimal(repr(share)) * rows).to_integral_value(ROUND_HALF_UP))
+
+
+def places(order: np.ndarray) -> np.ndarray:
+    """The place of each row in a permutation: its inverse, int64 [N]."""
+    place = np.empty(len(order), np.int64)
+    place[order] = np.arange(len(order))
+    return place
+
+
+def removed(samples: pl.DataFrame, budget: Budget) -> list[str | None]:
+    """A reason for each row so far: null, but for rows that have no label where the budget goes by it."""
+    if budget.balance == "none":
+        return [None] * samples.height
+    reason = f"no label, which balance: {budget.balance} goes by"
+    return [reason if label is None else None for label in samples["label"]]
+
+
+def _ideal(pool: int, open_pools: list[int], weights: list[int], left: int) -> Ratio:
+    return Ratio(left * weights[pool], sum(weights[other] for other in open_pools))

@@ -1,0 +1,68 @@
+"""prune.k_medoids: keep rows that stand for the others, by distance of a vector column."""
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+from pydantic import Field
+
+from stillroom.operators import Draw, select
+from tasks.prune._budget import Budget, pools, quotas, removed
+from tasks.prune._medoids import k_medoids as cluster
+
+
+class KMedoidsParams(Budget):
+    """Parameters of `prune.k_medoids`."""
+
+    vectors: str = Field(default="embedding", description="Vector column between whose values distances are taken.")
+    normalise: bool = Field(default=False, description="Scale each vector to length 1 first, so that distance grows with the angle alone.")
+    exact_rows: int = Field(default=6000, ge=100, description="Above this many rows a class is treated in random parts; a part's distances take 4 · exact_rows² bytes.")
+
+
+@select(
+    version=1,
+    requires=lambda params: params.columns(),
+    vectors=lambda params: [params.vectors],
+    adds={"cluster_size": pa.int32()},
+    random=True,
+)
+def k_medoids(frames: dict[str, pl.DataFrame], vectors: dict[str, np.ndarray], params: KMedoidsParams, draw: Draw) -> pl.DataFrame:
+    """Keep the medoids of each class: rows with the least sum of distances from the others to them.
+
+    Euclidean distance; FasterPAM from a k-means++ start, keyed by (seed, class), over rows in the order of
+    `draw`, so that the choice depends neither on the table's order nor on the number of threads.
+    `cluster_size` is the number of rows that have this one as their nearest, itself included. Rows
+    with NaN or infinity in their vector leave.
+    """
+    samples, vectors_ND = frames["samples"], vectors[params.vectors]
+    reasons = removed(samples, params)
+    cluster_size: list[int | None] = [None] * samples.height
+    ids = samples["sample_id"].to_list()
+    classes = pools(samples, params)
+    finite = []
+    for pool in classes:
+        usable = np.isfinite(vectors_ND[pool.rows]).all(axis=1)
+        for row in pool.rows[~usable]:
+            reasons[row] = f"{params.vectors} holds NaN or infinity"
+        rows = pool.rows[usable]
+        finite.append(rows[draw.order([ids[row] for row in rows])])
+    kept = quotas(params, samples.height, [len(pool.rows) for pool in classes], [len(rows) for rows in finite])
+    for pool, rows, quota in zip(classes, finite, kept, strict=True):
+        if quota == 0:
+            for row in rows:
+                reasons[row] = f"no row of {pool.name} stays"
+            continue
+        found = cluster(_points(vectors_ND[rows], params.normalise), quota, draw.generator(pool.name), params.exact_rows)
+        for medoid, size in zip(rows[found.medoids], np.bincount(found.nearest, minlength=quota), strict=True):
+            cluster_size[medoid] = int(size)
+        for place in np.setdiff1d(np.arange(len(rows)), found.medoids):
+            nearest = ids[rows[found.medoids[found.nearest[place]]]]
+            reasons[rows[place]] = f"nearest medoid {nearest} at distance {found.distance[place]:.4g}"
+    return pl.DataFrame({"reason": reasons, "cluster_size": cluster_size}, schema={"reason": pl.String, "cluster_size": pl.Int32})
+
+
+def _points(vectors_ND: np.ndarray, normalise: bool) -> np.ndarray:
+    """The vectors, each of length 1 where asked (float64); one of zeros stays so."""
+    if not normalise:
+        return vectors_ND
+    lengths_N = np.sqrt(np.square(vectors_ND, dtype=np.float64).sum(axis=1, keepdims=True))
+    return vectors_ND / np.where(lengths_N == 0, 1, lengths_N)

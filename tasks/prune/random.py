@@ -1,0 +1,28 @@
+"""prune.random: keep a random choice, the baseline of every other one."""
+
+import polars as pl
+
+from stillroom.operators import Draw, select
+from tasks.prune._budget import Budget, places, pools, quotas, removed
+
+
+class RandomParams(Budget):
+    """Parameters of `prune.random`."""
+
+
+@select(version=1, requires=lambda params: params.columns(), random=True)
+def random(frames: dict[str, pl.DataFrame], params: RandomParams, draw: Draw) -> pl.DataFrame:
+    """Keep a random choice of rows, the same number of each class unless told otherwise.
+
+    A row's luck hangs on the seed and its id alone: a larger budget keeps all that a smaller one
+    keeps, and new rows of a class push out few of the old ones.
+    """
+    samples = frames["samples"]
+    reasons = removed(samples, params)
+    place = places(draw.order(samples["sample_id"]))
+    classes = pools(samples, params)
+    sizes = [len(pool.rows) for pool in classes]
+    for pool, quota in zip(classes, quotas(params, samples.height, sizes, sizes), strict=True):
+        for row in pool.rows[place[pool.rows].argsort()][quota:]:
+            reasons[row] = f"not among the {quota} drawn from {len(pool.rows)} in {pool.name}"
+    return pl.DataFrame({"reason": reasons}, schema={"reason": pl.String})

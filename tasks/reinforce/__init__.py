@@ -1,0 +1,1 @@
+"""Operators of the kind `reinforce`: a file an operator."""

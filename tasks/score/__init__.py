@@ -1,0 +1,1 @@
+"""Operators that give each sample a number or a vector."""

@@ -1,0 +1,47 @@
+"""The one Prefect task: a stage, taken from the store where it is there, else run by the engine."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from prefect import State, task
+from prefect.cache_policies import NO_CACHE
+from prefect.states import Completed
+
+from stillroom.records import Record, TableRef
+from tasks.engine import run_stage
+from tasks.pool import Pool
+from tasks.specs import StageSpec
+
+__all__ = ["StageCall", "stage"]
+
+
+@dataclass(frozen=True)
+class StageCall:
+    """A stage as the flow hands it over.
+
+    Args:
+        record: what the store has of it already.
+        spec: makes the engine's spec, given the tables of the stages that it reads.
+        pool: the build's pool, made when the first stage needs it.
+        begun, ended: told when it starts and with which record it ends; `ended` may refuse the record.
+    """
+
+    record: Record | None
+    spec: Callable[[dict[str, TableRef]], StageSpec]
+    pool: Callable[[], Pool]
+    begun: Callable[[], None]
+    ended: Callable[[Record, bool], None]
+
+
+# Whether a result exists is the store's word, not Prefect's cache's.
+@task(cache_policy=NO_CACHE, persist_result=False, task_run_name="{name}")
+def stage(name: str, call: StageCall, tables: dict[str, TableRef]) -> State[Any]:
+    """Have a stage's table: state `Reused` where the store had it, `Built` where it was made now."""
+    if call.record is not None:
+        call.ended(call.record, True)
+        return Completed(name="Reused", message=f"fingerprint {call.record.fingerprint[:12]}", data=call.record.table)
+    call.begun()
+    record = run_stage(call.spec(tables), call.pool())
+    call.ended(record, False)
+    return Completed(name="Built", message=f"{record.table.rows:,} rows, fingerprint {record.fingerprint[:12]}", data=record.table)

@@ -1,0 +1,1 @@
+"""Operators of the kind `table`: a file an operator."""

@@ -1,0 +1,1 @@
+"""Operators that train models: a row a model."""

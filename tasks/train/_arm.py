@@ -1,0 +1,123 @@
+"""An arm of the proof as its students see it: which image, and what to learn from it, at any step."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+import pyarrow as pa
+
+from stillroom.errors import InputError
+from stillroom.images import ImageFault, decode_batch, resize
+from stillroom.operators import Draw, Table
+from stillroom.soft_labels import decode
+from stillroom.views import check_contract, label_of, replay
+from tasks.nets.samples import load_images, load_labels
+from tasks.nets.training import index_batches
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = ["Arm", "load_hard", "load_stored"]
+
+# N = samples, V = views of each, B = samples of a batch, C = channels, S = side, K = classes
+
+READ_ROWS = 256
+Batches = Callable[[int], "tuple[Tensor, Tensor]"]
+
+
+@dataclass(frozen=True)
+class Arm:
+    """What students are trained on.
+
+    Args:
+        pixels_VNCSS: uint8, memory-mapped; with hard labels the images alone (V = 1).
+        targets: gives, for (views int [B], rows int [B]), class indices int64 [B] or probabilities float32 [B, K].
+    """
+
+    pixels_VNCSS: np.ndarray
+    targets: Callable[[np.ndarray, np.ndarray], np.ndarray]
+    label_names: list[str]
+
+    def batches(self, batch_size: int, key: str, draw: Draw) -> Batches:
+        """Images and targets of any step: rows in an order of their own each epoch, in epoch e view e mod V."""
+        import torch
+
+        views, samples = self.pixels_VNCSS.shape[:2]
+        order = index_batches(samples, batch_size, key, draw)
+
+        def batch(step: int) -> "tuple[Tensor, Tensor]":
+            rows_B = order(step)
+            views_B = np.arange(step * batch_size, (step + 1) * batch_size) // samples % views
+            return torch.from_numpy(self.pixels_VNCSS[views_B, rows_B]), torch.from_numpy(self.targets(views_B, rows_B))
+
+        return batch
+
+
+def load_hard(samples: Table, scratch: Path, side_px: int | None, channels: Literal[1, 3] | None) -> Arm:
+    """The images as they are, and their labels."""
+    labels_N, names = load_labels(samples)
+    pixels_NCSS = load_images(samples, scratch, side_px=side_px, channels=channels)
+    return Arm(pixels_NCSS[None], lambda views_B, rows_B: labels_N[rows_B], names)
+
+
+def load_stored(samples: Table, scratch: Path, side_px: int | None, channels: Literal[1, 3] | None, epochs: int) -> Arm:
+    """The first `epochs` stored views of each sample, replayed once, and their soft labels.
+
+    A sample with fewer views than others repeats its own. The pixels lie in a file under `scratch`,
+    C S^2 bytes a view; in memory there are one batch and the labels as they are stored.
+
+    Raises:
+        StoreError: this stillroom replays otherwise than the one that made the views.
+        InputError: a sample has no view, or an image can't be decoded.
+    """
+    contract = check_contract(samples.schema.field("views"))
+    num_classes = label_of(samples.schema.field("views"))["num_classes"]
+    column = pa.chunked_array([batch.column(0) for batch in samples.scan(["views"], batch_size=READ_ROWS)], samples.schema.field("views").type).combine_chunks()
+    counts_N = np.diff(column.offsets.to_numpy())
+    if not len(counts_N) or not counts_N.all():
+        raise InputError("views", f"{(counts_N == 0).sum()} of {len(counts_N)} samples have none", "reinforce.teacher gives every sample some")
+    starts_N, structs = column.offsets.to_numpy()[:-1], column.values
+    views = min(epochs, int(counts_N.max()))
+    pixels_VNCSS: np.ndarray | None = None
+    row = 0
+    for batch in samples.scan(["image"], batch_size=READ_ROWS):
+        images = _decoded(batch.column(0), row, channels)
+        rows = slice(row, row + len(images))
+        for view in range(views):
+            seen_BCSS = _squared(replay(images, structs.take(_at(view, starts_N[rows], counts_N[rows])), contract), row, side_px)
+            if pixels_VNCSS is None:
+                pixels_VNCSS = np.lib.format.open_memmap(scratch / "views.npy", "w+", np.uint8, (views, samples.rows, *seen_BCSS.shape[1:]))
+            pixels_VNCSS[view, rows] = seen_BCSS
+        row += len(images)
+    labels = structs.field("soft_label")
+
+    def targets(views_B: np.ndarray, rows_B: np.ndarray) -> np.ndarray:
+        return decode(labels.take(_at(views_B, starts_N[rows_B], counts_N[rows_B])), num_classes)
+
+    _, names = load_labels(samples)
+    return Arm(pixels_VNCSS, targets, names)  # type: ignore[arg-type]  # there is a row, so there is an array
+
+
+def _at(views_B: np.ndarray | int, starts_B: np.ndarray, counts_B: np.ndarray) -> pa.Array:
+    """Where each row's view stands among the views of all rows."""
+    return pa.array(starts_B + views_B % counts_B, pa.int64())
+
+
+def _decoded(images: pa.Array, start: int, channels: int | None) -> list[np.ndarray]:
+    """Images of any sizes, uint8 [C, H, W] each."""
+    decoded = []
+    for place, image in enumerate(images):
+        try:
+            decoded.append(decode_batch([image.as_py()], channels=channels)[0])
+        except ImageFault as fault:
+            raise InputError("images", f"row {start + place}: {str(fault).removeprefix('row 0: ')}", "filter.decodable removes such rows") from fault
+    return decoded
+
+
+def _squared(seen_BCHW: np.ndarray, start: int, side_px: int | None) -> np.ndarray:
+    height, width = seen_BCHW.shape[2:]
+    if side_px is None and height != width:
+        raise InputError("views", f"of row {start} have {width}x{height} pixels, a square is needed", "give side_px, here or to reinforce.teacher")
+    return seen_BCHW if side_px is None else resize(seen_BCHW, side_px)

@@ -1,0 +1,139 @@
+"""train.teacher: train classifiers on labelled images, several seeds as an ensemble."""
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+from pydantic import Field
+
+from schemas.quantities import Fraction
+from stillroom.errors import StageError
+from stillroom.operators import Draw, Input, Params, Table, Unit, Work, train
+from stillroom.views import ViewPolicy, draw_views, replay, view_contract
+from tasks.nets.models import Classifier, ids_seen, measured_on, model_batch, model_row, refuse_below
+from tasks.nets.samples import Labelled, load_labelled
+from tasks.nets.training import fit, index_batches, seeded_net
+from tasks.nets.zoo import NetName
+
+if TYPE_CHECKING:
+    import torch
+
+# B = samples of a batch, C = channels, S = side
+
+NAME = "train.teacher"
+MEASURE_BATCH = 256
+PROGRESS_STEPS = 20
+
+
+class Augment(Params):
+    """How far each image is moved, anew in each epoch; the defaults suit digits."""
+
+    shift_px: float = Field(default=0.5, ge=0, le=127, description="Largest shift along each axis, in pixels.")
+    rotate_deg: float = Field(default=8.0, ge=0, le=180, description="Largest rotation to either side.")
+    scale: float = Field(default=0.08, ge=0, le=0.5, description="Largest change of size: 0.08 draws factors from 0.92 to 1.08.")
+    flip: bool = Field(default=False, description="Whether half of the images are mirrored; wrong for digits and letters.")
+
+    def policy(self) -> ViewPolicy:
+        """The views to draw from."""
+        return ViewPolicy(kinds=("flip", "affine") if self.flip else ("affine",), shift_px=self.shift_px, rotate_deg=self.rotate_deg, scale=self.scale)
+
+
+class TeacherParams(Params):
+    """Parameters of `train.teacher`."""
+
+    net: NetName = Field(default="cnn:32", description="A net: cnn, convnet3, mlp (each with a width, as in cnn:32), resnet18, or timm/<name>.")
+    steps: int = Field(default=1000, ge=1, description="Optimizer steps of each member.")
+    batch_size: int = Field(default=64, ge=1, description="Images a step.")
+    learning_rate: float = Field(default=3e-3, gt=0, description="Peak of the one-cycle schedule.")
+    weight_decay: float = Field(default=0.05, ge=0, description="AdamW's decoupled weight decay.")
+    seeds: int = Field(default=1, ge=1, description="Members of the ensemble: each starts from its own weights and order.")
+    augment: Augment | None = Field(default_factory=Augment, description="How images are moved while training; null trains on them as they are.")
+    side_px: int | None = Field(default=None, ge=1, description="Resize images to this square; left out, all must have one size.")
+    channels: int | None = Field(default=None, description="1 (grey) or 3; left out, all images must agree.", json_schema_extra={"enum": [1, 3, None]})
+    floor: Fraction | None = Field(default=None, description="Refuse a member below this accuracy on `check_on`, as 95% or 0.95.")
+    torch_threads: int = Field(default=1, ge=1, description="Threads a member; part of what its weights depend on.")
+
+
+def _units(inputs: Mapping[str, Table], params: TeacherParams) -> list[Unit]:
+    if params.floor is not None and "check_on" not in inputs:
+        raise StageError(NAME, f"floor: {params.floor} needs rows to measure on", "give `check_on` a validation split")
+    return [Unit(f"seed-{seed}", value=seed, threads=params.torch_threads) for seed in range(params.seeds)]
+
+
+@train(
+    version=1,
+    units=_units,
+    inputs={
+        "samples": Input(requires=["image", "label"], trains=True),
+        "check_on": Input(requires=["image", "label"], optional=True, trains=False),
+    },
+)
+def teacher(unit: Unit, inputs: Mapping[str, Table], params: TeacherParams, work: Work) -> Iterator[pa.RecordBatch]:
+    """Train a classifier, or an ensemble of several seeds, and measure it on validation.
+
+    AdamW under a one-cycle learning rate, cross-entropy, images normalised by the training set's
+    channel means and deviations. In each epoch an image is moved anew by the kernels of
+    `stillroom.replay`, by numbers keyed by (seed, operator, sample id, member, epoch). The last
+    weights are kept: `check_on` is measured and chooses nothing.
+
+    Args:
+        unit: one member, its seed in `value`.
+
+    Returns:
+        A row of MODEL_COLUMNS; `metrics` has `validation_accuracy` where `check_on` is given.
+
+    Raises:
+        StageError: a member's accuracy is below `floor`.
+        InputError: samples that can't be trained on, or a loss that isn't finite.
+    """
+    samples, seed = load_labelled(inputs["samples"], work.scratch, side_px=params.side_px, channels=params.channels), unit.value
+    net = seeded_net(params.net, f"init/{seed}", work.draw, **samples.shape)
+
+    def report(done: int, steps: int) -> None:
+        if done % PROGRESS_STEPS == 0 or done == steps:
+            work.progress(done, steps)
+
+    fit(
+        net,
+        _batches(samples, params, seed, work.draw),
+        steps=params.steps,
+        lr=params.learning_rate,
+        weight_decay=params.weight_decay,
+        device=work.device,
+        on_step=report,
+        checkpoint=work,
+        mean=samples.mean,
+        std=samples.std,
+    )
+    config = samples.config(params.net)
+    metrics: dict[str, Any] = {}
+    if "check_on" in inputs:
+        member = Classifier(net, config, unit.name, work.device)
+        metrics = measured_on([member], inputs["check_on"], work.scratch, MEASURE_BATCH)
+        work.metrics[f"validation_accuracy.{unit.name}"] = metrics["validation_accuracy"]
+        refuse_below(params.floor, metrics, NAME)
+    yield model_batch([model_row(net, config, seed, metrics, ids_seen(samples.sample_ids))])
+
+
+def _batches(samples: Labelled, params: TeacherParams, seed: int, draw: Draw) -> "Callable[[int], tuple[torch.Tensor, torch.Tensor]]":
+    """Images and labels of any step, moved by `augment`."""
+    import torch
+
+    rows = len(samples.labels_N)
+    order = index_batches(rows, params.batch_size, f"order/{seed}", draw)
+    if params.augment is None:
+        return lambda step: samples.at(order(step))
+    policy = params.augment.policy()
+    contract = view_contract(policy)
+    sizes_B2 = np.full((params.batch_size, 2), samples.shape["side_px"])
+
+    def batch(step: int) -> tuple[torch.Tensor, torch.Tensor]:
+        rows_B = order(step)
+        epochs_B = np.arange(step * params.batch_size, (step + 1) * params.batch_size) // rows
+        keys = [f"augment/{seed}/{epoch}/{samples.sample_ids[row]}" for epoch, row in zip(epochs_B, rows_B, strict=True)]
+        views_B = draw_views(policy, keys, sizes_B2, draw, 1).flatten()
+        moved_BCSS = replay(np.asarray(samples.pixels_NCSS[rows_B]), views_B, contract)
+        return torch.from_numpy(moved_BCSS), torch.from_numpy(samples.labels_N[rows_B])
+
+    return batch
