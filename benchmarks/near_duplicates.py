@@ -81,7 +81,8 @@ def photos() -> None:
     print(f"\n{len(originals)} tiles of 2 photos ({of_originals.count(None)} flat, without a hash), {len(CHANGES)} copies of each\n")
     print("| recall | " + " | ".join(f"≤ {threshold}" for threshold in THRESHOLDS) + " |\n|---|" + "---|" * len(THRESHOLDS))
     for change, copies in of_copies.items():
-        print(f"| {change} | " + " | ".join(percent(np.mean([within(*pair, threshold) for pair in zip(of_originals, copies, strict=True)])) for threshold in THRESHOLDS) + " |")
+        pairs = list(zip(of_originals, copies, strict=True))
+        print(f"| {change} | " + " | ".join(percent(np.mean([within(*pair, threshold) for pair in pairs])) for threshold in THRESHOLDS) + " |")
     everything = [(tile, hash_) for copies in (of_originals, *of_copies.values()) for tile, hash_ in enumerate(copies) if hash_ is not None]
     tile_N, hash_N = np.array([tile for tile, _ in everything]), np.array([hash_ for _, hash_ in everything], np.uint64)
     first, second = np.triu_indices(len(tile_N), 1)

@@ -71,7 +71,7 @@ def plan_artifact(stages: Sequence[Line]) -> None:
         {
             "stage": stage["name"],
             "operator": stage["op"],
-            "": "reuse" if stage["reuse"] else "run",
+            "action": "reuse" if stage["reuse"] else "run",
             "why": stage["reason"],
             "rows": "" if stage["rows"] is None else count(stage["rows"]),
         }

@@ -12,7 +12,7 @@ from schemas.recipe import Edge, Recipe, Run, Stage, parse_edge
 from schemas.wording import near
 from stillroom.errors import RecipeError
 
-__all__ = ["Draft", "draft", "sampled"]
+__all__ = ["Draft", "draft", "prepared", "sampled"]
 
 PROOF, STUDENT = "evaluate.student", "train.student"
 ROLES = ("candidate", "raw", "tune", "test")
@@ -57,6 +57,18 @@ def sampled(drafts: dict[str, Draft], sources: Iterable[str], rows: int) -> dict
         trial = {key: replace(found, inputs={at: Edge(stage=twin, split=edge.split) if edge.stage == name else edge for at, edge in found.inputs.items()}) for key, found in trial.items()}
         trial[twin] = replace(drafts[name], name=twin, op="table.sample", inputs={"samples": Edge(stage=name)}, params={"rows": rows}, seed=None, hidden=True)
     return trial
+
+
+def prepared(found: Draft, first: str, operator: str, params: Iterable[str]) -> tuple[Draft, Draft]:
+    """A stage and the hidden one that prepares its first input, under those of its parameters that both know."""
+    edge = next((edge for name, edge in found.inputs.items() if name in ("", "0", first)), None)
+    if edge is None:
+        return found, found
+    name = f"{found.name}--prepared"
+    shared = {key: value for key, value in found.params.items() if key in set(params)}
+    before = replace(found, name=name, op=operator, inputs={"": edge}, params=shared, hidden=True)
+    inputs = {at: Edge(stage=name) if source is edge else source for at, source in found.inputs.items()}
+    return replace(found, inputs=inputs), before
 
 
 class _Proof:

@@ -13,7 +13,7 @@ from typing import Any, get_args
 import pyarrow as pa
 from pydantic import ValidationError
 
-from flows.drafts import Draft, draft, sampled
+from flows.drafts import Draft, draft, prepared, sampled
 from schemas.recipe import Edge, Recipe, examine, read_recipe
 from schemas.wording import faults_of, near
 from stillroom import registry
@@ -119,6 +119,12 @@ class _Resolving:
             sources = [name for name, operator in operators.items() if operator.shape == "source" and not operator.inputs and operator.gives == "samples"]
             self.drafts = sampled(self.drafts, sources, self.rows)
             operators |= {f"{name}--trial": registry.load("table.sample") for name in sources}
+        for name, operator in list(operators.items()):
+            if operator.prepare:
+                ahead = registry.load(operator.prepare)
+                found, before = prepared(self.drafts[name], next(iter(operator.inputs)), ahead.name, ahead.params.model_fields)
+                self.drafts |= {before.name: before, name: found}
+                operators[before.name] = ahead
         wired = {name: self._wire(found, operators[name]) for name, found in self.drafts.items() if name in operators}
         self.broken |= set(self.drafts) - set(operators)
         for name in self._order(wired):

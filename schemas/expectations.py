@@ -106,12 +106,12 @@ def suite_for(schema: pa.Schema, require: Require, label_names: Sequence[str] | 
         where = f"publish.require.checks.{place}"
         try:
             checks += _declared(declared, schema)
-        except ValueError as error:
-            problem, hint = (*error.args, "")[:2]
+        except _Unfit as unfit:
+            problem, hint = (*unfit.args, "")[:2]
             faults.append(RecipeError("", where, problem, hint))
     if faults:
         raise RecipeErrors(*faults)
-    return checks
+    return list({check.name: check for check in checks}.values())
 
 
 def columns_of(checks: Iterable[Check]) -> list[str]:
@@ -137,6 +137,10 @@ def run_checks(checks: Sequence[Check], batches: Iterable[pa.RecordBatch]) -> li
     if len(found) != len(checks):
         raise GateError("gates", f"{len(checks)} checks were declared and {len(found)} were judged", "nothing is published on half a judgement")
     return [_result(check, found[place], rows) for place, check in enumerate(checks)]
+
+
+class _Unfit(Exception):
+    """A declared check that this table can't be judged by: a problem, and a way out."""
 
 
 def _schema_checks(label_names: Sequence[str] | None) -> list[Check]:
@@ -165,21 +169,21 @@ def _schema_checks(label_names: Sequence[str] | None) -> list[Check]:
 
 
 def _declared(check: DeclaredCheck, schema: pa.Schema) -> list[Check]:
-    """The checks that a declared one comes to; ValueError(problem, hint) where it can't be judged."""
+    """The checks that a declared one comes to; _Unfit(problem, hint) where it can't be judged."""
     if isinstance(check, RowCount):
         bounds = check.rows
         upper = f" and at most {bounds.max}" if bounds.max is not None else ""
         return [Check(f"recipe: at least {bounds.min}{upper} rows", ROWS, arguments={"min_value": bounds.min, "max_value": bounds.max})]
     column = check.column
     if column not in schema.names:
-        raise ValueError(f"the published table has no column '{column}'", near(column, light_names(schema)))
+        raise _Unfit(f"the published table has no column '{column}'", near(column, light_names(schema)))
     if column not in light_names(schema):
-        raise ValueError(f"'{column}' is heavy: it isn't read by gates", f"check '{column}_hash'" if f"{column}_hash" in schema.names else "")
+        raise _Unfit(f"'{column}' is heavy: it isn't read by gates", f"check '{column}_hash'" if f"{column}_hash" in schema.names else "")
     type_ = schema.field(column).type
     if isinstance(check, NotNull):
         return [_plain(f"recipe: {column} not null", NOT_NULL, column)]
     if pa.types.is_nested(type_):
-        raise ValueError(f"'{column}' is {type_}, of which only not_null can be checked")
+        raise _Unfit(f"'{column}' is {type_}, of which only not_null can be checked")
     if isinstance(check, Unique):
         return [_plain(f"recipe: {column} unique", UNIQUE, column)]
     nan = Check(f"recipe: {column} not NaN", IN_SET, column, {"value_set": [0]}, partial(_is_nan, name=column), (column,))
@@ -187,10 +191,11 @@ def _declared(check: DeclaredCheck, schema: pa.Schema) -> list[Check]:
     finite = [nan] if pa.types.is_floating(type_) else []
     if isinstance(check, Between):
         if not (pa.types.is_integer(type_) or pa.types.is_floating(type_)):
-            raise ValueError(f"'{column}' is {type_}, and between is for numbers")
-        low, high = (None if end is None else _literal(end, column, type_) for end in check.between)
+            raise _Unfit(f"'{column}' is {type_}, and between is for numbers")
+        low, high = check.between
         text = f"at least {low}" if high is None else f"at most {high}" if low is None else f"between {low} and {high}"
-        return [*finite, _plain(f"recipe: {column} {text}", BETWEEN, column, min_value=low, max_value=high)]
+        ends = {end: _literal(value, column, type_) for end, value in (("min_value", low), ("max_value", high)) if value is not None}
+        return [*finite, _plain(f"recipe: {column} {text}", BETWEEN, column, **ends)]
     values = [check.equals] if isinstance(check, Equals) else list(check.values)
     name = f"recipe: {column} equals {shown(values[0])}" if isinstance(check, Equals) else f"recipe: {column} in {shown(values)}"
     return [*finite, _plain(name, IN_SET, column, value_set=[_literal(value, column, type_) for value in values])]
@@ -208,12 +213,12 @@ def _literal(value: Any, column: str, type_: pa.DataType) -> Any:
         else isinstance(value, int | float) and not isinstance(value, bool) and (pa.types.is_integer(type_) or pa.types.is_floating(type_))
     )  # fmt: skip
     if not fits:
-        raise ValueError(f"{shown(value)} can't be a value of '{column}', which is {type_}")
+        raise _Unfit(f"{shown(value)} can't be a value of '{column}', which is {type_}")
     if pa.types.is_boolean(type_):
         return int(value)
     if pa.types.is_floating(type_):
         # 0.1 in a float32 column isn't 0.1: the nearest float32 is meant.
-        return float(pa.scalar(np.array(value, type_.to_pandas_dtype())).as_py())
+        return float(np.asarray(value, type_.to_pandas_dtype()))
     return value
 
 

@@ -8,7 +8,7 @@ indices that the loader's sampler gives out, because workers that persist don't 
 import multiprocessing
 import os
 from collections.abc import Iterator, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -16,13 +16,13 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from stillroom.draws import Draw
-from stillroom.errors import StoreError
+from stillroom.errors import InputError, StoreError
 from stillroom.images import decode_batch
 from stillroom.operators import Table
 from stillroom.soft_labels import decode
 from stillroom.views import VIEW_TYPE, check_contract, identity_views, label_of, replay
 
-__all__ = ["EpochOrder", "Place", "TorchSplit"]
+__all__ = ["EpochOrder", "Place", "TorchSplit", "loader"]
 
 # B = samples of a batch, C H W = an image, K = classes
 
@@ -51,16 +51,17 @@ class TorchSplit(Dataset[dict[str, Any]]):
     comes as it is, with all probability on its label.
 
     The table is opened at the first read, in each process. A process forked after a read raises at
-    once: use `loader`, or another start method.
+    once: use `loader`, or a start method other than fork.
 
     Args:
         table: a split of a snapshot, or any table with `sample_id`, `image`, `label`.
-        views: "stored" shows stored views, None plain images, "auto" stored ones where the table has them.
+        views: "stored" shows stored views with their soft labels, None plain images.
         seed: of the order and of the views.
         pixels: "float" or "uint8".
         channels: 1 or 3, where pictures differ in it; None as they are.
 
     Raises:
+        InputError: `views` or `pixels` is none of these words.
         StoreError: at the first read: no stored views, or this stillroom replays them otherwise.
     """
 
@@ -68,11 +69,13 @@ class TorchSplit(Dataset[dict[str, Any]]):
         self,
         table: Table,
         *,
-        views: Literal["auto", "stored"] | None = "auto",
+        views: str | None = None,
         seed: int = 0,
-        pixels: Literal["float", "uint8"] = "float",
+        pixels: str = "float",
         channels: int | None = None,
     ) -> None:
+        if views not in ("stored", None) or pixels not in ("float", "uint8"):
+            raise InputError("TorchSplit", f"views={views!r}, pixels={pixels!r}", "views is 'stored' or None, pixels 'float' or 'uint8'")
         self.table, self.views, self.seed, self.pixels, self.channels = table, views, seed, pixels, channels
         self.epoch = 0
         self._contract: dict[str, Any] | None = None
@@ -82,6 +85,9 @@ class TorchSplit(Dataset[dict[str, Any]]):
         return self.table.rows
 
     def __getitem__(self, place: int | Place) -> dict[str, Any]:
+        row = place.row if isinstance(place, Place) else place
+        if not 0 <= row < len(self):
+            raise IndexError(f"row {row} of a split of {len(self)}")  # `for sample in split` ends here
         return self.__getitems__([place])[0]
 
     def __getitems__(self, places: Sequence[int | Place]) -> list[dict[str, Any]]:
@@ -108,29 +114,12 @@ class TorchSplit(Dataset[dict[str, Any]]):
         """Show the views of this epoch from now on. A loader's batches carry their own: see `EpochOrder`."""
         self.epoch = epoch
 
-    def loader(self, batch_size: int, *, workers: int = 0, shuffle: bool = True, drop_last: bool = False, **options: Any) -> "DataLoader[dict[str, Any]]":
-        """A DataLoader over the split; each pass over it is the next epoch, and `loader.sampler.set_epoch(e)` says which.
-
-        Workers start from a fork server that has loaded torch and Lance once, and stay. As with any
-        start method but fork, a script needs `if __name__ == "__main__":` around what it runs.
-
-        Args:
-            options: passed to DataLoader, such as `pin_memory`.
-        """
-        if workers:
-            context = multiprocessing.get_context("forkserver")
-            context.set_forkserver_preload(PRELOAD)
-            options = {"multiprocessing_context": context, "persistent_workers": True} | options
-        order = EpochOrder(len(self), seed=self.seed, shuffle=shuffle, epoch=self.epoch)
-        return DataLoader(self, batch_size, sampler=order, num_workers=workers, drop_last=drop_last, **options)
-
     def _ready(self) -> dict[str, Any] | None:
-        """The contract of the stored views, checked once a process; None for plain images."""
+        """The contract of the stored views, checked at the first read; None for plain images."""
         if not self._checked:
-            has_views = "views" in self.table.schema.names
-            if self.views == "stored" and not has_views:
+            if self.views and "views" not in self.table.schema.names:
                 raise StoreError("views", "are not in this split", "pass views=None for plain images, or build it with reinforce.teacher")
-            self._contract = check_contract(self.table.schema.field("views")) if has_views and self.views else None
+            self._contract = check_contract(self.table.schema.field("views")) if self.views else None
             self._checked = True
         return self._contract
 
@@ -142,8 +131,8 @@ class TorchSplit(Dataset[dict[str, Any]]):
         labels_B: np.ndarray,
         asked: list[Place],
         contract: dict[str, Any],
-    ) -> tuple[np.ndarray, torch.Tensor]:
-        """Pixels uint8 [B, C, side, side] and soft labels float32 [B, K] of the view that each place asks for."""
+    ) -> tuple[list[np.ndarray], torch.Tensor]:
+        """Pixels uint8 [C, side, side] and soft labels float32 [B, K] of the view that each of B places asks for."""
         num_classes = label_of(self.table.schema.field("views"))["num_classes"]
         counts_B = views.value_lengths().fill_null(0).to_numpy()
         stored, plain = np.flatnonzero(counts_B), np.flatnonzero(counts_B == 0)
@@ -157,11 +146,31 @@ class TorchSplit(Dataset[dict[str, Any]]):
         whole = identity_views(np.array([images[at].shape[1:] for at in plain], np.int64))
         in_order = np.argsort(np.concatenate([stored, plain]))
         pixels_BCHW = replay(images, pa.concat_arrays([drawn, whole]).take(pa.array(in_order)), contract)
-        return pixels_BCHW, torch.from_numpy(probs_BK)
+        return list(pixels_BCHW), torch.from_numpy(probs_BK)
 
     def _tensor(self, pixels_CHW: np.ndarray) -> torch.Tensor:
         image = torch.from_numpy(np.ascontiguousarray(pixels_CHW))
         return image if self.pixels == "uint8" else image.float() / 255
+
+
+def loader(
+    split: TorchSplit, *, batch_size: int, num_workers: int = 0, shuffle: bool = True, drop_last: bool = False, **more: Any
+) -> "DataLoader[dict[str, Any]]":
+    """A DataLoader over a split; each pass over it is the next epoch, and `loader.sampler.set_epoch(e)` says which.
+
+    Workers start from a fork server that has loaded torch and Lance once, and stay. As with any start
+    method but fork, a script needs `if __name__ == "__main__":` around what it runs.
+
+    Args:
+        split: what to load; its `set_epoch` names the first epoch.
+        more: passed to DataLoader, such as `pin_memory`.
+    """
+    if num_workers:
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(PRELOAD)
+        more = {"multiprocessing_context": context, "persistent_workers": True} | more
+    order = EpochOrder(len(split), seed=split.seed, shuffle=shuffle, epoch=split.epoch)
+    return DataLoader(split, batch_size, sampler=order, num_workers=num_workers, drop_last=drop_last, **more)
 
 
 class EpochOrder(Sampler[Place]):
@@ -199,7 +208,7 @@ def _note_read() -> None:
         raise StoreError(
             "split",
             "was read before this process was forked, and Lance isn't fork-safe",
-            "use split.loader(…), or DataLoader(…, multiprocessing_context='forkserver')",
+            "use `snapshot.loader(…)`, or DataLoader(multiprocessing_context='forkserver')",
         )
     _read_in = os.getpid()
 

@@ -97,7 +97,8 @@ def _replay_mixed(images: Sequence[np.ndarray], records: Views, side_px: int | N
     """Replay images of different sizes, those of one size together."""
     shapes = [image_CHW.shape for image_CHW in images]
     if len({shape if side_px is None else shape[:1] for shape in shapes}) > 1:
-        raise StoreError("views", f"of images that differ in size or channels can't be one batch: {sorted(set(shapes))[:3]}", "give side_px and one number of channels")
+        some = ", ".join(f"{channels}x{height}x{width}" for channels, height, width in sorted(set(shapes))[:3])
+        raise StoreError("views", f"of images that differ can't be one batch (channels x height x width: {some})", "give side_px, and one number of channels")
     out: np.ndarray | None = None
     for shape in dict.fromkeys(shapes):
         rows = np.array([row for row, other in enumerate(shapes) if other == shape])

@@ -37,7 +37,7 @@ def soft_label_type(num_classes: int, top_k: int | None) -> pa.DataType:
         raise ValueError(f"soft labels have 1 to {MAX_CLASSES} classes, not {num_classes}")
     if top_k is not None and top_k < 1:
         raise ValueError(f"top_k must be at least 1, not {top_k}")
-    if is_dense(num_classes, top_k):
+    if top_k is None or is_dense(num_classes, top_k):
         return pa.list_(pa.float16(), num_classes)
     return pa.struct([pa.field("ids", pa.list_(pa.uint16(), top_k)), pa.field("codes", pa.list_(pa.uint8(), top_k + 1))])
 
@@ -56,7 +56,7 @@ def encode(probs_BC: np.ndarray, top_k: int | None) -> pa.Array:
         ValueError: a row is no distribution, named by its position.
     """
     probs_BC = np.asarray(probs_BC, np.float64)
-    count, num_classes = probs_BC.shape
+    num_classes = probs_BC.shape[1]
     kind = soft_label_type(num_classes, top_k)
     sums = probs_BC.sum(axis=1)
     wrong = ~(np.abs(sums - 1) <= 1e-3) | ~(probs_BC >= 0).all(axis=1)

@@ -172,10 +172,13 @@ def check_contract(field: pa.Field) -> dict[str, Any]:
         StoreError: it doesn't.
     """
     contract = contract_of(field)
-    stored = (field.metadata or {}).get(PROBE, b"").decode()
-    found = probe_digest(contract)
+    stored, found = (field.metadata or {}).get(PROBE, b"").decode(), probe_digest(contract)
     if found != stored:
-        raise StoreError(f"column '{field.name}'", f"replays otherwise than when it was made (probe {found[:12]}, stored {stored[:12]})", "use the stillroom that made it, or build it again")
+        raise StoreError(
+            f"column '{field.name}'",
+            f"replays otherwise than when it was made (probe {found[:12]}, stored {stored[:12]})",
+            "use the stillroom that made it, or build it again",
+        )
     return contract
 
 

@@ -68,7 +68,8 @@ def near_duplicates(frames: dict[str, pl.DataFrame], params: NearDuplicatesParam
 
 def _precedence(samples: pl.DataFrame) -> np.ndarray:
     """How early a row is met: test 0, validation 1, the rest 2."""
-    return samples["split"].replace_strict({split: place for place, split in enumerate(_PRECEDENCE)}, default=len(_PRECEDENCE), return_dtype=pl.Int64).to_numpy()
+    places = {split: place for place, split in enumerate(_PRECEDENCE)}
+    return samples["split"].replace_strict(places, default=len(_PRECEDENCE), return_dtype=pl.Int64).to_numpy()
 
 
 def _twins(hashes_N: np.ndarray, protected_N: np.ndarray, max_distance: int) -> tuple[np.ndarray, np.ndarray]:

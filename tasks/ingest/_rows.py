@@ -1,6 +1,6 @@
 """Rows of other people's Arrow data as samples: images checked, labels counted, ids made, faults with their reason."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from stillroom.operators import Rows
 from tasks.ingest._columns import Roles, id_column, plain
 from tasks.ingest._samples import SPLITS, content_id, rejecting
 
-__all__ = ["Origin", "id_texts", "parts", "rows_of"]
+__all__ = ["Origin", "parts", "repeated", "rows_of"]
 
 _PART_BYTES = 64 << 20
 _MAX_IMAGE_BYTES = 256 << 20
@@ -43,11 +43,29 @@ def parts(batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
     return (batch.slice(start, rows) for start in range(0, batch.num_rows, rows))
 
 
-def id_texts(values: pa.Array) -> pa.Array:
-    """An id column as text: numbers as digits, bytes as hex; null stays null."""
-    if pa.types.is_binary(values.type) or pa.types.is_fixed_size_binary(values.type):
-        return pa.array([None if value is None else value.hex() for value in values.to_pylist()], pa.string())
-    return values.cast(pa.string())
+def repeated(columns: Iterable[tuple[str, Iterable[pa.Array]]]) -> dict[str, list[tuple[int, str]]]:
+    """Find the ids that stood in an earlier row.
+
+    Args:
+        columns: the id column of each origin, by (name of the origin, values in their order).
+
+    Returns:
+        By origin: rows whose id isn't new, and for each the place "origin:row" of the first with it.
+    """
+    import polars as pl
+
+    frames = []
+    for origin, values in columns:
+        ids = pa.chunked_array([_id_texts(part) for part in values], pa.string())
+        frames.append(pl.DataFrame(pa.table({"id": ids})).with_row_index("row").with_columns(origin=pl.lit(origin)))
+    again = pl.concat(frames).filter(pl.col("id").is_not_null() & pl.col("id").is_duplicated())
+    first: dict[str, str] = {}
+    found: dict[str, list[tuple[int, str]]] = {}
+    for id_, row, origin in again.select("id", "row", "origin").iter_rows():
+        place = f"{origin}:{row}"
+        if first.setdefault(id_, place) != place:
+            found.setdefault(origin, []).append((row, first[id_]))
+    return found
 
 
 def rows_of(batch: pa.RecordBatch, first_row: int, origin: Origin, roles: Roles, schema: pa.Schema) -> Rows:
@@ -148,7 +166,7 @@ class _Batch:
     def ids(self) -> None:
         """Ids that are never null; where there is none, the row's place stands in and the row is rejected."""
         if column := id_column(self.roles.id):
-            ids = id_texts(self.column(column))
+            ids = _id_texts(self.column(column))
             for index, (row, value) in enumerate(zip(self.rows, ids.to_pylist(), strict=True)):
                 if value is None:
                     self.reject(index, f"id is null (row {row})")
@@ -164,6 +182,13 @@ class _Batch:
                     self.contents[index] = content_id(text.encode())
         by_content = self.contents if self.roles.id == "content" else [None] * len(self.rows)
         self.made["sample_id"] = pc.coalesce(pa.array(by_content, pa.string()), self.places)
+
+
+def _id_texts(values: pa.Array) -> pa.Array:
+    """An id column as text: numbers as digits, bytes as hex; null stays null."""
+    if pa.types.is_binary(values.type) or pa.types.is_fixed_size_binary(values.type):
+        return pa.array([None if value is None else value.hex() for value in values.to_pylist()], pa.string())
+    return values.cast(pa.string())
 
 
 def _bytes_of(value: bytes | dict[str, Any] | None, inside: Path | None) -> bytes:

@@ -12,7 +12,7 @@ from stillroom.errors import InputError
 from stillroom.images import MAX_PIXELS
 from stillroom.operators import Params, Rows, SourcePath, Unit, source
 from tasks.ingest._columns import Role, Roles, assign, class_names, fields_of, id_column, plain, unified
-from tasks.ingest._rows import Origin, id_texts, parts, rows_of
+from tasks.ingest._rows import Origin, parts, repeated, rows_of
 from tasks.ingest._samples import ClassNames, readable
 
 # Images are decoded as they come, so few rows at a time are enough.
@@ -42,13 +42,14 @@ def _units(params: ParquetParams) -> list[Unit]:
     files = _files(params.path)
     schema = unified((readable(name), _schema(params.path, name)) for name in files)
     roles = assign(str(params.path), schema, params.columns, params.id)
-    duplicates = _duplicates(params, files)
+    key = id_column(params.id)
+    duplicates = repeated((readable(name), _column(params.path, [name], key)) for name in files) if key else {}
     units = []
     for index, name in enumerate(files):
         rows = _opened(params.path, name).metadata.num_rows
         for start in range(0, rows, params.shard_rows):
             stop = min(start + params.shard_rows, rows)
-            known = [[row, place] for row, place in duplicates.get(name, []) if start <= row < stop]
+            known = [[row, place] for row, place in duplicates.get(readable(name), []) if start <= row < stop]
             value = {"file": quote(name, errors="surrogateescape"), "columns": dict(roles.columns), "passing": list(roles.passing), "duplicates": known}
             units.append(Unit(f"{index}-{start}", start, stop, value))
     return units
@@ -133,24 +134,3 @@ def _column(path: Path, files: list[str], column: str) -> Iterator[pa.Array]:
         file = _opened(path, name)
         if column in file.schema_arrow.names:
             yield from (batch.column(0).cast(plain(batch.column(0).type)) for batch in file.iter_batches(65_536, columns=[column]))
-
-
-def _duplicates(params: ParquetParams, files: list[str]) -> dict[str, list[tuple[int, str]]]:
-    """By file: the rows whose id stood in an earlier row, and where that was."""
-    import polars as pl
-
-    column = id_column(params.id)
-    if column is None:
-        return {}
-    frames = []
-    for name in files:
-        ids = pa.chunked_array([id_texts(values) for values in _column(params.path, [name], column)], pa.string())
-        frames.append(pl.DataFrame(pa.table({"id": ids})).with_row_index("row").with_columns(file=pl.lit(name)))
-    again = pl.concat(frames).filter(pl.col("id").is_not_null() & pl.col("id").is_duplicated())
-    first: dict[str, str] = {}
-    found: dict[str, list[tuple[int, str]]] = {}
-    for id_, row, file in again.select("id", "row", "file").iter_rows():
-        place = f"{readable(file)}:{row}"
-        if first.setdefault(id_, place) != place:
-            found.setdefault(file, []).append((row, first[id_]))
-    return found

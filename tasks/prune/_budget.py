@@ -7,8 +7,8 @@ from typing import Literal, Self
 import numpy as np
 import polars as pl
 from pydantic import Field, model_validator
-from schemas.quantities import Fraction
 
+from schemas.quantities import Fraction
 from stillroom.operators import Params
 
 __all__ = ["Budget", "Pool", "places", "pools", "quotas", "removed", "rounded"]
@@ -92,8 +92,8 @@ def quotas(budget: Budget, table_rows: int, sizes: list[int], available: list[in
 
 
 def rounded(share: float, rows: int) -> int:
-    """A share of `rows` in whole rows, halves up; by the share's decimal digits, so that 10% of 1,075 is 107.5 and not a little less."""
-    return int((Decimal(repr(share)) * rows).to_integral_value(ROUND_HALF_UP))
+    """A share of `rows` in whole rows, halves up; by the share's first 12 digits, so that 29% of 50 is 14.5 and not a little less."""
+    return int((Decimal(f"{share:.12g}") * rows).to_integral_value(ROUND_HALF_UP))
 
 
 def places(order: np.ndarray) -> np.ndarray:

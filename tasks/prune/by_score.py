@@ -5,8 +5,8 @@ from typing import Literal, Self
 import numpy as np
 import polars as pl
 from pydantic import Field, model_validator
-from schemas.quantities import Fraction
 
+from schemas.quantities import Fraction
 from stillroom.errors import InputError
 from stillroom.operators import select
 from tasks.prune._budget import Budget, Pool, places, pools, quotas, removed, rounded
@@ -21,7 +21,9 @@ class ByScoreParams(Budget):
     score: str = Field(description="Column with the score.")
     order: Literal["easiest", "hardest", "middle"] = Field(description="Which rows stay: the first of the ranking, the last, or those around its middle.")
     hard: Literal["high", "low"] | None = Field(default=None, description="The end of the score at which rows are hard; known for " + ", ".join(HARD_END) + ".")
-    cut_off: Fraction = Field(default=0.0, lt=1, description="Share of each class's ranked rows to leave out at the hard end first: mislabelled rows gather there.")
+    cut_off: Fraction = Field(
+        default=0.0, lt=1, description="Share of each class's ranked rows to leave out first, at the hard end, where wrong labels gather."
+    )
 
     @model_validator(mode="after")
     def _known_end(self) -> Self:

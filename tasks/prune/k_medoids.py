@@ -15,7 +15,7 @@ class KMedoidsParams(Budget):
 
     vectors: str = Field(default="embedding", description="Vector column between whose values distances are taken.")
     normalise: bool = Field(default=False, description="Scale each vector to length 1 first, so that distance grows with the angle alone.")
-    exact_rows: int = Field(default=6000, ge=100, description="Above this many rows a class is treated in random parts; a part's distances take 4 · exact_rows² bytes.")
+    exact_rows: int = Field(default=6000, ge=100, description="A class of more rows is treated in random parts, each of 4 · exact_rows² bytes.")
 
 
 @select(

@@ -26,16 +26,16 @@ CHECKED_ROWS = 2000
 class Views(Params):
     """Which views are drawn, and how many."""
 
-    count: int = Field(8, ge=1, le=1024, description="Views a sample. Training for e epochs sees each about e / count times.")
-    policy: tuple[Kind, ...] = Field(KINDS, description="Of identity, crop, flip, affine. With identity, view 0 is the plain image; the others shape every further view.")
-    crop_scale: tuple[float, float] = Field((0.6, 1.0), description="Area of a crop as a part of the image's: lowest, highest.")
-    crop_ratio: tuple[float, float] = Field((0.75, 4 / 3), description="Width over height of a crop: lowest, highest.")
-    flip: float = Field(0.5, ge=0, le=1, description="How often left and right are swapped. Leave `flip` out of the policy for digits and text.")
-    shift_px: float = Field(0.5, ge=0, le=127, description="Largest shift along each axis, in pixels of the view.")
-    rotate_deg: float = Field(8.0, ge=0, le=180, description="Largest rotation to either side, in degrees.")
-    scale: float = Field(0.08, ge=0, le=0.5, description="Largest change of size: 0.08 draws factors from 0.92 to 1.08.")
-    scale_axes: Literal["one", "each"] = Field("one", description="Whether both axes share a factor (one) or each has its own (each).")
-    side_px: int | None = Field(None, ge=1, description="Side of every view. Null keeps the image's size, and all images must then be of one size.")
+    count: int = Field(default=8, ge=1, le=1024, description="Views a sample. Training for e epochs sees each about e / count times.")
+    policy: tuple[Kind, ...] = Field(default=KINDS, description="Of identity (makes view 0 the plain image), crop, flip, affine (shape all further ones).")
+    crop_scale: tuple[float, float] = Field(default=(0.6, 1.0), description="Area of a crop as a part of the image's: lowest, highest.")
+    crop_ratio: tuple[float, float] = Field(default=(0.75, 4 / 3), description="Width over height of a crop: lowest, highest.")
+    flip: float = Field(default=0.5, ge=0, le=1, description="How often left and right are swapped. Leave `flip` out of the policy for digits and text.")
+    shift_px: float = Field(default=0.5, ge=0, le=127, description="Largest shift along each axis, in pixels of the view.")
+    rotate_deg: float = Field(default=8.0, ge=0, le=180, description="Largest rotation to either side, in degrees.")
+    scale: float = Field(default=0.08, ge=0, le=0.5, description="Largest change of size: 0.08 draws factors from 0.92 to 1.08.")
+    scale_axes: Literal["one", "each"] = Field(default="one", description="Whether both axes share a factor (one) or each has its own (each).")
+    side_px: int | None = Field(default=None, ge=1, description="Side of every view. Null keeps the image's size, and all images must then be of one size.")
 
     @model_validator(mode="after")
     def _can_be_drawn(self) -> Self:
@@ -53,10 +53,12 @@ class TeacherParams(Params):
     """Parameters of `reinforce.teacher`."""
 
     views: Views = Field(Views(), description="Which views are drawn, and how many.")
-    top_k: int = Field(10, ge=1, description="Classes kept in a label, by falling probability; all others share what is left. Up to 16 classes are stored whole.")
+    top_k: int = Field(10, ge=1, description="Classes kept in a label, the most probable; the others share what is left. Up to 16 classes are stored whole.")
     temperature: float = Field(1.0, gt=0, description="Each member's softmax is taken at this temperature. 1 gives its probabilities as they are.")
     batch: int = Field(256, ge=1, description="Views that the teacher sees at once. It can change the last bits of a label.")
-    min_accuracy: float | None = Field(None, ge=0, le=1, description="Refuse a teacher below this accuracy on the plain images of `check_on`, the first 2,000 at most.")
+    min_accuracy: float | None = Field(
+        None, ge=0, le=1, description="Refuse a teacher that is right on less of the plain images of `check_on` (2,000 at most)."
+    )
 
 
 def adds(params: TeacherParams, schemas: Mapping[str, pa.Schema]) -> dict[str, pa.Field]:
@@ -132,8 +134,7 @@ def teacher(batch: pa.RecordBatch, params: TeacherParams, state: Teacher, draw: 
     # About one batch of views at a time: 8 views of 1,024 photos at once would take 1.2 GB.
     step = max(1, params.batch // count)
     parts = [
-        _label_views(ids[start : start + step], batch["image"].slice(start, step), policy, params, state, draw)
-        for start in range(0, max(1, len(ids)), step)
+        _label_views(ids[start : start + step], batch["image"].slice(start, step), policy, params, state, draw) for start in range(0, max(1, len(ids)), step)
     ]
     views = pa.StructArray.from_arrays(
         [pa.concat_arrays([part.field(index) for part in parts]) for index in range(parts[0].type.num_fields)],
@@ -197,10 +198,11 @@ def _decode(sample_id: str, image: pa.Scalar, state: Teacher) -> np.ndarray:
     try:
         pixels_CHW = decode_batch([image.as_py()], channels=state.channels)[0]
     except ImageFault as fault:
-        raise StageError("reinforce.teacher", f"sample '{sample_id}': {str(fault).removeprefix('row 0: ')}", "let filter.decodable drop such rows first") from fault
+        reason = str(fault).removeprefix("row 0: ")
+        raise StageError("reinforce.teacher", f"sample '{sample_id}': {reason}", "let filter.decodable drop such rows first") from fault
     if state.size_px not in (None, pixels_CHW.shape[1:]):
-        sizes = " x ".join(map(str, pixels_CHW.shape[1:])), " x ".join(map(str, state.size_px or ()))
-        raise StageError("reinforce.teacher", f"sample '{sample_id}': its image has {sizes[0]} px (height x width), the first has {sizes[1]}", "give views a side_px")
+        own, first = (f"{width}x{height}" for height, width in (pixels_CHW.shape[1:], state.size_px or (0, 0)))
+        raise StageError("reinforce.teacher", f"sample '{sample_id}' has {own} px, the first has {first}", "give views a side_px, and all are resized to it")
     return pixels_CHW
 
 

@@ -81,7 +81,7 @@ def student(unit: Unit, inputs: Mapping[str, Table], params: StudentParams, work
     saw = ids_seen(samples.frame(["sample_id"])["sample_id"].to_list())
     for seed in range(params.seeds):
         classifier = trainer.student(best, seed)
-        metrics = {"learning_rate": best, "tried": tried, "validation_accuracy": trainer.judged(classifier)[0]}
+        metrics = {"learning_rate": best, "tried": tried, "validation_accuracy": round(trainer.judged(classifier)[0], 6)}
         yield model_batch([model_row(classifier.net, trainer.config, seed, metrics, saw)])
 
 
@@ -103,6 +103,7 @@ class _Trainer:
     def tried(self, rate: float) -> dict[str, float]:
         """Mean accuracy and cross-entropy of the tuning students at a learning rate."""
         judged = np.array([self.judged(self.student(rate, seed)) for seed in range(self.params.tune_seeds)])
+        # Rounded, so that equal counts of right answers are equal means.
         accuracy, cross_entropy = judged.mean(axis=0).round(6).tolist()
         return {"learning_rate": rate, "accuracy": accuracy, "cross_entropy": cross_entropy}
 
@@ -117,7 +118,7 @@ class _Trainer:
         probs_MK = classifier.with_labels(self.tune_names).probs(self.tune_MCSS, PREDICT_BATCH)
         right_M = probs_MK.argmax(1) == self.labels_M
         of_label_M = probs_MK[np.arange(len(self.labels_M)), self.labels_M].astype(np.float64)
-        return round(float(right_M.mean()), 6), round(float(-np.log(np.maximum(of_label_M, 1e-12)).mean()), 6)
+        return float(right_M.mean()), float(-np.log(np.maximum(of_label_M, 1e-12)).mean())
 
     def _train(self, rate: float, seed: int) -> Classifier:
         params, work, before = self.params, self.work, len(self.trained) * self.params.steps

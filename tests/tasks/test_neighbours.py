@@ -1,5 +1,7 @@
 """HammingIndex against a comparison of all pairs."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -18,8 +20,8 @@ def all_pairs(hashes_N: np.ndarray, max_distance: int) -> set[tuple[int, int, in
 
 def found(hashes_N: np.ndarray, max_distance: int, cuts: list[int]) -> list[tuple[int, int, int]]:
     index = HammingIndex(hashes_N, max_distance)
-    edges = [0, *sorted(cuts), len(hashes_N)]
-    return [tuple(pair) for start, stop in zip(edges[:-1], edges[1:], strict=True) for pairs in index.pairs(start, stop) for pair in np.stack(pairs).T.tolist()]
+    lots = [pairs for start, stop in pairwise([0, *sorted(cuts), len(hashes_N)]) for pairs in index.pairs(start, stop)]
+    return [tuple(pair) for pairs in lots for pair in np.stack(pairs).T.tolist()]
 
 
 @given(st.lists(st.tuples(st.integers(0, 3), FLIPS), max_size=40), st.integers(0, 16), st.data())

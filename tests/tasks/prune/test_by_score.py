@@ -12,6 +12,7 @@ from stillroom.errors import InputError
 from tasks.prune.by_score import ByScoreParams, by_score
 
 NAN = float("nan")
+LABELS_AND_SCORES = st.lists(st.tuples(st.integers(0, 2), st.integers(0, 5)), min_size=1, max_size=26)
 
 
 def scored(scores: list[float | None], labels: list[int] | None = None, name: str = "el2n") -> pl.DataFrame:
@@ -95,7 +96,7 @@ def test_requires_the_score_and_the_label():
     assert by_score.inputs["samples"].columns(params) == ["aum", "label"]
 
 
-@given(st.lists(st.tuples(st.integers(0, 2), st.integers(0, 5)), min_size=1, max_size=26), st.integers(1, 26), st.sampled_from(["easiest", "hardest", "middle"]))
+@given(LABELS_AND_SCORES, st.integers(1, 26), st.sampled_from(["easiest", "hardest", "middle"]))
 def test_what_stays_is_one_run_of_the_ranking_of_each_class(rows, wanted, order):
     frame = scored([float(score) for _, score in rows], [label for label, _ in rows])
     stay = kept(frame, order=order, keep_rows=wanted)
