@@ -7,7 +7,6 @@ Images never go there. This is the only file that imports Great Expectations.
 
 import os
 import sqlite3
-import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -21,7 +20,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from schemas.checks import Between, DeclaredCheck, Equals, In, NotNull, RowCount, Unique
+from schemas.checks import Between, DeclaredCheck, Equals, NotNull, RowCount, Unique
 from schemas.recipe import SPLITS, Require
 from schemas.wording import near, shown
 from stillroom.errors import GateError, RecipeError, RecipeErrors
@@ -304,25 +303,23 @@ def _storable(array: pa.Array) -> list[Any]:
 def _validate(path: Path, checks: Sequence[Check], judged: Sequence[int | None]) -> dict[int, dict[str, Any]]:
     """Run the suite on a SQLite file; Great Expectations' result for each check by its place."""
     os.environ["GX_ANALYTICS_ENABLED"] = "false"  # read once, by the import below
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of its own imports; nothing that a user could mend
-        import great_expectations as gx
-        from great_expectations.expectations.registry import get_expectation_impl
+    import great_expectations as gx
+    from great_expectations.expectations.registry import get_expectation_impl
 
-        context = gx.get_context(mode="ephemeral")
-        context.variables.progress_bars = {"globally": False}
-        suite = gx.ExpectationSuite("gates")
-        for place, (check, column) in enumerate(zip(checks, judged, strict=True)):
-            about = {} if column is None else {"column": _sql_name(column)}
-            # The place goes along: results come back in another order.
-            suite.add_expectation(get_expectation_impl(check.expectation)(**about, **check.arguments, meta={"place": place}))
-        source = context.data_sources.add_sqlite("gates", connection_string=f"sqlite:///{path}", create_temp_table=False)
-        table = source.add_table_asset("samples", table_name="samples").add_batch_definition_whole_table("samples")
-        definition = context.validation_definitions.add(gx.ValidationDefinition(name="gates", data=table, suite=context.suites.add(suite)))
-        # SUMMARY stops at so many failing rows; COMPLETE would hold all of them in memory.
-        summary = {"result_format": "SUMMARY", "partial_unexpected_count": MAX_EXAMPLES, "unexpected_index_column_names": ["sample_id"]}
-        results = [result.to_json_dict() for result in definition.run(result_format=summary).results]
-        source.get_execution_engine().close()
+    context: Any = gx.get_context(mode="ephemeral")
+    context.variables.progress_bars = {"globally": False}
+    suite = gx.ExpectationSuite("gates")
+    for place, (check, column) in enumerate(zip(checks, judged, strict=True)):
+        about: dict[str, Any] = {} if column is None else {"column": _sql_name(column)}
+        # The place goes along: results come back in another order.
+        suite.add_expectation(get_expectation_impl(check.expectation)(**about, **check.arguments, meta={"place": place}))
+    source = context.data_sources.add_sqlite("gates", connection_string=f"sqlite:///{path}", create_temp_table=False)
+    table = source.add_table_asset("samples", table_name="samples").add_batch_definition_whole_table("samples")
+    definition = context.validation_definitions.add(gx.ValidationDefinition(name="gates", data=table, suite=context.suites.add(suite)))
+    # SUMMARY stops at so many failing rows; COMPLETE would hold all of them in memory.
+    summary = {"result_format": "SUMMARY", "partial_unexpected_count": MAX_EXAMPLES, "unexpected_index_column_names": ["sample_id"]}
+    results: list[Any] = [result.to_json_dict() for result in definition.run(result_format=summary).results]
+    source.get_execution_engine().close()
     return {result["expectation_config"]["meta"]["place"]: result for result in results}
 
 

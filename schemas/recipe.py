@@ -14,6 +14,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictInt, V
 
 from schemas.checks import DeclaredCheck
 from schemas.overrides import apply_overrides
+from schemas.quantities import Fraction, Gain
 from schemas.secrets import fill
 from schemas.wording import faults_of, near, shown
 from schemas.yaml import MAX_BYTES, Fault, read_yaml
@@ -86,17 +87,6 @@ class Stage(_Model):
     def at(self, field: str) -> str:
         """A field with the line that says so, for an error: `views.count (line 12)`."""
         return _at(field, {**self.lines, "": self.line})
-
-
-def _percent(value: Any) -> Any:
-    """30% as 0.3, -0.5% as -0.005; numbers stay."""
-    match = re.fullmatch(r"([-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+))\s*%", value) if isinstance(value, str) else None
-    return float(match[1]) / 100 if match else value
-
-
-_WRITTEN = {"anyOf": [{"type": "number"}, {"type": "string", "pattern": r"^[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)\s*%$"}]}
-Fraction = Annotated[float, BeforeValidator(_percent), Field(ge=0, le=1), WithJsonSchema(_WRITTEN)]
-Gain = Annotated[float, BeforeValidator(_percent), Field(ge=-1, le=1), WithJsonSchema(_WRITTEN)]
 
 
 class Require(_Model):

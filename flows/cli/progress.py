@@ -130,7 +130,7 @@ class PlainProgress:
 def _line(event: StageDone | StageFailed) -> str:
     name = f"{cell(event.name):<{NAME_WIDTH}}"
     if isinstance(event, StageFailed):
-        return f"{name} Failed   {cell(event.message)}"
+        return f"{name} Failed"  # the reason follows as the command's error
     rows = rows_text(event.rows, event.dropped, event.rejected)
     left = [f"{count:,} {what}" for what, count in (("dropped", event.dropped), ("rejected", event.rejected)) if count]
     return f"{name} {event.state:<7} {event.seconds:>7.1f} s  {rows:>{ROWS_WIDTH}} rows  {', '.join(left)}".rstrip()

@@ -2,6 +2,7 @@
 
 from flows.cli.shared import DEFAULT_STORE, Json, Store, print_table, say
 
+MESSAGE_WIDTH = 100
 COLUMNS = {
     "id": "run",
     "recipe": "recipe",
@@ -18,7 +19,8 @@ def runs(store: Store = DEFAULT_STORE, as_json: Json = False) -> None:
     from storage.runs import list_runs
 
     found = list_runs(OpenStore(store))
-    print_table(found, COLUMNS, as_json=as_json)
+    lines = found if as_json else [{**run, "message": _first_line(run["message"])} for run in found]
+    print_table(lines, COLUMNS, as_json=as_json)
     if as_json:
         return
     # A run that was killed says `Running` for ever, so the command is worth printing for that one too.
@@ -26,3 +28,8 @@ def runs(store: Store = DEFAULT_STORE, as_json: Json = False) -> None:
     for run in newest.values():
         if run["state"] != "Completed":
             say(f"to go on with {run['recipe']}: {run['command']}")
+
+
+def _first_line(message: str) -> str:
+    line = message.strip().partition("\n")[0]
+    return line if len(line) <= MESSAGE_WIDTH else f"{line[: MESSAGE_WIDTH - 1]}…"

@@ -57,7 +57,7 @@ def print_table(
     """Print rows (mappings or dataclasses) as a table, or all of their fields as JSON.
 
     Args:
-        rows: one mapping or dataclass a line.
+        rows: one mapping or dataclass a line; without any, nothing is printed.
         columns: heading by field, in order; None shows all fields under their names.
         as_json: print JSON instead, with all fields whatever `columns` says.
         title: a line above the table.
@@ -65,6 +65,8 @@ def print_table(
     """
     if as_json:
         print_json(list(rows))
+        return
+    if not rows:
         return
     from rich import box
     from rich.table import Table

@@ -35,6 +35,18 @@ _ADDS = {
     "low": pa.float64(),
     "high": pa.float64(),
 }
+# What a unit hands to `_finish`: a row a student, lists of N.
+_ANSWERS = pa.schema(
+    [
+        pa.field("arm", pa.string()),
+        pa.field("seed", pa.int64()),
+        pa.field("learning_rate", pa.float64()),
+        pa.field("rows", pa.int64()),
+        pa.field("correct", pa.list_(pa.bool_())),
+        pa.field("nll", pa.list_(pa.float64())),
+        pa.field("confidence", pa.list_(pa.float64())),
+    ]
+)
 
 
 class StudentParams(Params):
@@ -93,24 +105,83 @@ def student(unit: Unit, inputs: Mapping[str, Table], params: StudentParams, work
     Raises:
         InputError: the test split has no rows, or a class that a student doesn't know.
     """
-    arm = unit.value
     labels_N, names = load_labels(inputs["test"])
-    rows = inputs[arm].frame(["seed", "metrics", "saw"]).to_dicts()
-    for done, (classifier, row) in enumerate(zip(load_classifiers(inputs[arm], work.device), rows, strict=True)):
-        size = {"side_px": classifier.config["side_px"], "channels": classifier.config["channels"]}
-        if done == 0:
-            pixels_NCSS = load_images(inputs["test"], work.scratch, **size)
+    arm, students = inputs[unit.value], load_classifiers(inputs[unit.value], work.device)
+    look = {name: students[0].config[name] for name in ("side_px", "channels")}
+    pixels_NCSS = load_images(inputs["test"], work.scratch, **look)
+    for done, (classifier, row) in enumerate(zip(students, arm.frame(["seed", "metrics", "saw"]).to_dicts(), strict=True), 1):
         probs_NK = classifier.with_labels(names).probs(pixels_NCSS, params.batch)
-        metrics, saw = json.loads(row["metrics"]), json.loads(row["saw"])
-        yield pa.RecordBatch.from_pylist([
-            {
-                "arm": arm,
-                "seed": row["seed"],
-                "learning_rate": metrics.get("learning_rate"),
-                "rows": saw["rows"] if isinstance(saw, dict) else None,
-                "correct": (probs_NK.argmax(1) == labels_N).tolist(),
-                "nll": (-np.log(np.maximum(probs_NK[np.arange(len(labels_N)), labels_N].astype(np.float64), 1e-12))).tolist(),
-                "confidence": probs_NK.max(1).astype(np.float64).tolist(),
-            }
-        ])  # fmt: skip
-        work.progress(done + 1, len(rows))
+        of_label_N = probs_NK[np.arange(len(labels_N)), labels_N].astype(np.float64)
+        saw = json.loads(row["saw"])
+        answers = {
+            "arm": unit.value,
+            "seed": row["seed"],
+            "learning_rate": json.loads(row["metrics"]).get("learning_rate"),
+            "rows": saw["rows"] if isinstance(saw, dict) else None,
+            "correct": probs_NK.argmax(1) == labels_N,
+            "nll": -np.log(np.maximum(of_label_N, 1e-12)),
+            "confidence": probs_NK.max(1),
+        }
+        yield pa.RecordBatch.from_pylist([answers], _ANSWERS)
+        work.progress(done, len(students))
+
+
+def _read(table: pa.Table) -> Judged:
+    """An arm from the answers of its unit, a row a student."""
+    arrays = [np.array(table[name].to_pylist()) for name in ("correct", "nll", "confidence")]
+    (arm,) = set(table["arm"].to_pylist())
+    return Judged(arm, table["seed"].to_pylist(), table["learning_rate"][0].as_py(), table["rows"][0].as_py(), *arrays)
+
+
+def _pairs(arms: list[str]) -> list[tuple[str, str]]:
+    """Which differences are shown: the candidate over control, raw data and ablations under equal labels, and over itself with hard labels.
+
+    Raw data has hard labels alone, which stand against either kind.
+    """
+    pairs = []
+    for arm in (arm for arm in arms if arm.startswith("candidate.")):
+        labels = arm.removeprefix("candidate.")
+        against = [f"control.{labels}", "raw.hard", *(other for other in arms if other.startswith("without_") and other.endswith(f".{labels}"))]
+        against += ["candidate.hard"] if labels != "hard" else []
+        pairs += [(arm, other) for other in against if other in arms]
+    return pairs
+
+
+def _arm_line(arm: Judged) -> Line:
+    accuracy, low, high = mean_interval(arm.correct_SN)
+    ece = float(np.mean([calibration_error(confidence_N, correct_N) for confidence_N, correct_N in zip(arm.confidence_SN, arm.correct_SN, strict=True)]))
+    known = {"rows": arm.rows, "test_rows": arm.correct_SN.shape[1], "seeds": len(arm.seeds), "learning_rate": arm.learning_rate}
+    return {"kind": "arm", "arm": arm.arm, **known, "accuracy": accuracy, "low": low, "high": high, "nll": float(arm.nll_SN.mean()), "ece": ece}
+
+
+def _difference_line(arm: Judged, against: Judged) -> Line:
+    if arm.seeds != against.seeds:
+        raise InputError(
+            f"arms {arm.arm} and {against.arm}", f"have students of other seeds: {arm.seeds} and {against.seeds}", "differences are paired by seed"
+        )
+    gain, low, high = mean_interval(arm.correct_SN.astype(float) - against.correct_SN, -1, 1)
+    known = {"test_rows": arm.correct_SN.shape[1], "seeds": len(arm.seeds)}
+    return {"kind": "difference", "arm": arm.arm, "against": against.arm, **known, "gain": gain, "low": low, "high": high}
+
+
+def _seed_lines(arm: Judged) -> list[Line]:
+    return [
+        {
+            "kind": "seed",
+            "arm": arm.arm,
+            "seed": seed,
+            "accuracy": float(correct_N.mean()),
+            "nll": float(nll_N.mean()),
+            "ece": calibration_error(confidence_N, correct_N),
+        }
+        for seed, correct_N, nll_N, confidence_N in zip(arm.seeds, arm.correct_SN, arm.nll_SN, arm.confidence_SN, strict=True)
+    ]
+
+
+def _class_lines(arm: Judged, labels_N: np.ndarray, names: list[str]) -> list[Line]:
+    counts = np.bincount(labels_N, minlength=len(names))
+    return [
+        {"kind": "class", "arm": arm.arm, "label_name": name, "test_rows": int(counts[label]), "accuracy": float(arm.correct_SN[:, labels_N == label].mean())}
+        for label, name in enumerate(names)
+        if counts[label]
+    ]

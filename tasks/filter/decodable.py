@@ -3,19 +3,19 @@
 import pyarrow as pa
 from pydantic import Field
 
-from stillroom.images import ImageFault, decode
+from stillroom.images import MAX_PIXELS, ImageFault, decode
 from stillroom.operators import Params, Rows, row
 
 
 class DecodableParams(Params):
     """Parameters of `filter.decodable`."""
 
-    max_pixels: int = Field(default=100_000_000, gt=0, description="Reject an image with more pixels than this, before it is decoded.")
+    max_pixels: int = Field(default=MAX_PIXELS, gt=0, description="Reject an image of more pixels, by its header.")
 
 
 @row(version=1, requires=["image"], adds={})
 def decodable(batch: pa.RecordBatch, params: DecodableParams) -> Rows:
-    """Decode every image once, and reject those that don't decode, with the reason.
+    """Decode every image in full, and reject those that don't decode, with the reason.
 
     A row that passes holds an image that every later stage and every trainer can decode.
 

@@ -1,5 +1,6 @@
-"""filter.exact_duplicates: one row for each picture."""
+"""filter.exact_duplicates: drop or tag rows whose image has the same bytes as another's."""
 
+from collections.abc import Mapping
 from typing import Literal
 
 import polars as pl
@@ -8,30 +9,36 @@ from pydantic import Field
 
 from stillroom.operators import Params, select
 
-# Whose copy stays: a training row goes before a held-out one does, never the reverse.
-_RANK = {"test": 0, "validation": 1, "train": 2}
+# Whose copy stays: what is measured on stays, and what is trained on goes.
+_PRECEDENCE = {"test": 0, "validation": 1}
 
 
 class ExactDuplicatesParams(Params):
     """Parameters of `filter.exact_duplicates`."""
 
-    mode: Literal["drop", "tag"] = Field(default="drop", description="drop: one row of each group stays. tag: all stay, and `duplicate_of` names the one that would.")
+    mode: Literal["drop", "tag"] = Field(default="drop", description="drop: duplicates leave; tag: all rows stay, and `duplicate_of` names the twin.")
 
 
-@select(version=1, requires=["image_hash"], adds={"duplicate_of": pa.string()})
+def _adds(params: ExactDuplicatesParams, schemas: Mapping[str, pa.Schema]) -> dict[str, pa.DataType]:
+    return {"duplicate_of": pa.string()} if params.mode == "tag" else {}
+
+
+@select(version=1, requires=["image_hash"], adds=_adds)
 def exact_duplicates(frames: dict[str, pl.DataFrame], params: ExactDuplicatesParams) -> pl.DataFrame:
-    """Keep one row of those with the same image bytes: of test, else of validation, else the first in the table.
+    """Keep one row of those with the same image bytes: the first in table order.
 
-    `duplicate_of` (string) is the sample id of the row that stays, null for that row itself. Rows
-    without an image are never duplicates.
+    Where there is a column `split`, a row in test stays before one in validation, and that before all
+    others; no test row is ever dropped, not even for another test row, since that would change what is
+    measured. Rows without an image are nobody's duplicates. `duplicate_of` (string) is the sample id
+    of the row that stays, null for a row that has no twin before it.
     """
-    frame = frames["samples"].with_row_index("row")
-    split = pl.col("split").replace_strict(_RANK, default=3) if "split" in frame.columns else pl.lit(3)
-    twin = pl.col("sample_id").sort_by(split, "row").first().over("image_hash")
-    found = frame.select("sample_id", "image_hash", twin.alias("twin"))
-    duplicate_of = found.select(pl.when(pl.col("image_hash").is_not_null() & (pl.col("twin") != pl.col("sample_id"))).then("twin").alias("duplicate_of")).to_series()
+    samples = frames["samples"].with_row_index("row")
+    precedence = pl.col("split").replace_strict(_PRECEDENCE, default=len(_PRECEDENCE), return_dtype=pl.Int64) if "split" in samples.columns else pl.lit(len(_PRECEDENCE))
+    first = pl.col("sample_id").sort_by("precedence", "row").first().over("image_hash")
+    is_twin = pl.col("image_hash").is_not_null() & (pl.col("first") != pl.col("sample_id"))
+    found = samples.with_columns(precedence.alias("precedence")).with_columns(first.alias("first"))
+    found = found.select("precedence", pl.when(is_twin).then("first").alias("duplicate_of"))
     if params.mode == "tag":
-        reason = pl.Series("reason", [None] * frame.height, pl.String)
-    else:
-        reason = pl.select(pl.when(duplicate_of.is_not_null()).then(pl.format("same image as {}", duplicate_of)).alias("reason")).to_series()
-    return pl.DataFrame({"reason": reason, "duplicate_of": duplicate_of})
+        return found.select(pl.lit(None, pl.String).alias("reason"), "duplicate_of")
+    leaves = pl.col("duplicate_of").is_not_null() & (pl.col("precedence") != _PRECEDENCE["test"])
+    return found.select(pl.when(leaves).then(pl.format("exact duplicate of {}", "duplicate_of")).alias("reason"))

@@ -25,9 +25,6 @@ class NearDuplicatesParams(Params):
 
     max_distance: int = Field(default=4, ge=0, le=16, description="Most bits of 64 in which the hashes of two near duplicates differ.")
     mode: Literal["drop", "tag"] = Field(default="drop", description="drop: duplicates leave; tag: all rows stay, with columns that name the twin.")
-    protect_splits: bool = Field(
-        default=False, description="Go by the column `split`: of twins across splits the one in test stays, then the one in validation; no test row leaves."
-    )
 
 
 def _adds(params: NearDuplicatesParams, schemas: Mapping[str, pa.Schema]) -> dict[str, pa.DataType]:
@@ -36,21 +33,21 @@ def _adds(params: NearDuplicatesParams, schemas: Mapping[str, pa.Schema]) -> dic
 
 @select(
     version=1,
-    requires=lambda params: ["phash", *(["split"] if params.protect_splits else [])],
+    requires=["phash"],
     prepare="score.perceptual_hash",
     adds=_adds,
 )
 def near_duplicates(frames: dict[str, pl.DataFrame], params: NearDuplicatesParams) -> pl.DataFrame:
     """Keep one picture of each group of near duplicates, by perceptual hash.
 
-    Rows are met in table order (under `protect_splits` those of test first, then validation, then
-    the rest). A row within `max_distance` of one that stays is a duplicate of it, of the nearest such
-    and of the first among equals; otherwise it stays. So each duplicate looks like the row that its
-    reason names, and no chain of likenesses joins two that differ. Rows without a hash (flat
-    pictures) are compared with none, and stay.
+    Rows are met in table order, where there is a `split` those of test first, then those of
+    validation. A row within `max_distance` of one that stays is a duplicate of it, of the nearest such
+    and of the first among equals; otherwise it stays, and a test row stays in any case. So each
+    duplicate looks like the row that its reason names, and no chain of likenesses joins two that
+    differ. Rows without a hash (flat pictures) are compared with none, and stay.
     """
     samples = frames["samples"]
-    precedence = _precedence(samples) if params.protect_splits else np.full(samples.height, len(_PRECEDENCE))
+    precedence = _precedence(samples)
     hashed = np.flatnonzero(samples["phash"].is_not_null().to_numpy())
     rows = hashed[np.argsort(precedence[hashed], kind="stable")]
     twin, distance = _twins(samples["phash"].gather(rows).to_numpy(), precedence[rows] == 0, params.max_distance)
@@ -68,6 +65,8 @@ def near_duplicates(frames: dict[str, pl.DataFrame], params: NearDuplicatesParam
 
 def _precedence(samples: pl.DataFrame) -> np.ndarray:
     """How early a row is met: test 0, validation 1, the rest 2."""
+    if "split" not in samples.columns:
+        return np.full(samples.height, len(_PRECEDENCE))
     places = {split: place for place, split in enumerate(_PRECEDENCE)}
     return samples["split"].replace_strict(places, default=len(_PRECEDENCE), return_dtype=pl.Int64).to_numpy()
 

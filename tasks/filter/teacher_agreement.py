@@ -19,7 +19,9 @@ from tasks.nets.models import Classifier, ensemble_probs, load_classifiers
 class TeacherAgreementParams(Params):
     """Parameters of `filter.teacher_agreement`."""
 
-    min_probability: float = Field(default=0.0, ge=0, le=1, description="Drop below this probability of the row's label, though it be the teacher's first choice.")
+    min_probability: float = Field(
+        default=0.0, ge=0, le=1, description="Drop below this probability of the row's label, though it be the teacher's first choice."
+    )
     only_synthetic: bool = Field(default=False, description="Judge rows with `synthetic` true only; the others stay, with null in the added columns.")
     batch: int = Field(default=256, ge=1, description="Images that the teacher sees at once; the last batch is filled up.")
 

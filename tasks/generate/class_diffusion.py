@@ -24,7 +24,9 @@ class ClassDiffusionParams(Params):
 
     per_class: int = Field(ge=1, description="Images drawn of each class.")
     steps: int = Field(default=20, ge=1, le=1000, description="Denoising steps of an image.")
-    guidance: float = Field(default=1.5, ge=1, le=20, description="1: what the net takes for the class. Above: more typical and less varied; for training sets 1 to 2.")
+    guidance: float = Field(
+        default=1.5, ge=1, le=20, description="1: what the net takes for the class. Above: more typical and less varied; for training sets 1 to 2."
+    )
     batch: int = Field(default=64, ge=1, description="Images drawn at once. The last batch is filled up; another number may change a pixel by one level.")
     rows_per_unit: int = Field(default=512, ge=1, description="Images between two points from which a stopped build goes on. Changes no image.")
     torch_threads: int = Field(default=1, ge=1, description="Threads of a unit.")

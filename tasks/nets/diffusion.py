@@ -13,7 +13,8 @@ import numpy as np
 from stillroom.errors import InputError
 
 if TYPE_CHECKING:
-    from diffusers import DDIMScheduler, UNet2DModel
+    from diffusers.models.unets.unet_2d import UNet2DModel
+    from diffusers.schedulers.scheduling_ddim import DDIMScheduler
     from torch import Tensor
 
 __all__ = ["TASK", "Predicts", "Schedule", "build_unet", "canvas_px", "load_unet", "make_scheduler", "noise_of", "on_canvas", "sample", "scale"]
@@ -34,7 +35,7 @@ def build_unet(config: Mapping[str, Any]) -> "UNet2DModel":
     Each level halves the side, until it is 8 px or less; the first is `width` wide, the others twice
     that; the lowest has attention. 8x8 grey images and width 32 give some 700,000 parameters.
     """
-    from diffusers import UNet2DModel
+    from diffusers.models.unets.unet_2d import UNet2DModel
 
     levels, width = _levels(config["side_px"]), config["width"]
     return UNet2DModel(
@@ -69,7 +70,7 @@ def load_unet(config: Mapping[str, Any], weights: bytes, device: str) -> "UNet2D
 
 def make_scheduler(config: Mapping[str, Any]) -> "DDIMScheduler":
     """The noise schedule of a configuration: 1,000 steps in training, sampled by DDIM from the very last."""
-    from diffusers import DDIMScheduler
+    from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 
     return DDIMScheduler(
         beta_schedule=_BETAS[config["schedule"]],
@@ -109,7 +110,9 @@ def noise_of(seeds: Sequence[int], config: Mapping[str, Any]) -> "Tensor":
     return torch.stack([torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds])
 
 
-def sample(unet: "UNet2DModel", scheduler: "DDIMScheduler", noise_BCHW: "Tensor", labels_B: Sequence[int], config: Mapping[str, Any], *, steps: int, guidance: float) -> np.ndarray:
+def sample(
+    unet: "UNet2DModel", scheduler: "DDIMScheduler", noise_BCHW: "Tensor", labels_B: Sequence[int], config: Mapping[str, Any], *, steps: int, guidance: float
+) -> np.ndarray:
     """Draw an image of each class asked for, uint8 [B, C, side_px, side_px].
 
     DDIM with eta 0: nothing is drawn after the start. Guidance g gives the net's answer for the

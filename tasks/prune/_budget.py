@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 from schemas.quantities import Fraction
 from stillroom.operators import Params
 
-__all__ = ["Budget", "Pool", "places", "pools", "quotas", "removed", "rounded"]
+__all__ = ["Budget", "Pool", "Verdicts", "places", "pools", "quotas", "rounded"]
 
 
 class Budget(Params):
@@ -48,6 +48,31 @@ class Pool:
 
     def __init__(self, name: str, rows: np.ndarray) -> None:
         self.name, self.rows = name, rows
+
+
+class Verdicts:
+    """Which rows leave, why, and whether by choice or for a fault; rows without a label leave where the budget goes by it."""
+
+    def __init__(self, samples: pl.DataFrame, budget: Budget) -> None:
+        self._reasons: list[str | None] = [None] * samples.height
+        self._faulty = np.zeros(samples.height, bool)
+        if budget.balance != "none":
+            for row in samples["label"].is_null().arg_true():
+                self.drop(row, f"no label, which balance: {budget.balance} goes by")
+
+    def drop(self, row: int, reason: str) -> None:
+        """Not chosen."""
+        self._reasons[row] = reason
+
+    def reject(self, row: int, reason: str) -> None:
+        """Not fit to be judged: counts towards the recipe's `max_rejects`."""
+        self._reasons[row], self._faulty[row] = reason, True
+
+    def frame(self) -> pl.DataFrame:
+        """A line per row: `reason` and `kind`, both null where the row stays."""
+        lines = pl.DataFrame({"reason": self._reasons, "faulty": self._faulty}, schema_overrides={"reason": pl.String})
+        kind = pl.when(pl.col("faulty")).then(pl.lit("rejected")).when(pl.col("reason").is_not_null()).then(pl.lit("dropped"))
+        return lines.select("reason", kind.alias("kind"))
 
 
 def pools(samples: pl.DataFrame, budget: Budget) -> list[Pool]:
@@ -101,14 +126,6 @@ def places(order: np.ndarray) -> np.ndarray:
     place = np.empty(len(order), np.int64)
     place[order] = np.arange(len(order))
     return place
-
-
-def removed(samples: pl.DataFrame, budget: Budget) -> list[str | None]:
-    """A reason for each row so far: null, but for rows that have no label where the budget goes by it."""
-    if budget.balance == "none":
-        return [None] * samples.height
-    reason = f"no label, which balance: {budget.balance} goes by"
-    return [reason if label is None else None for label in samples["label"]]
 
 
 def _ideal(pool: int, open_pools: list[int], weights: list[int], left: int) -> Ratio:

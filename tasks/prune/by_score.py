@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 from schemas.quantities import Fraction
 from stillroom.errors import InputError
 from stillroom.operators import select
-from tasks.prune._budget import Budget, Pool, places, pools, quotas, removed, rounded
+from tasks.prune._budget import Budget, Pool, Verdicts, places, pools, quotas, rounded
 
 # Which end of a score belongs to the hard rows, by the definitions in docs/operators/prune/by_score.md.
 HARD_END = {"el2n": "high", "grand": "high", "forgetting": "high", "entropy": "high", "loss": "high", "aum": "low", "margin": "low", "confidence": "low"}
@@ -43,7 +43,7 @@ def by_score(frames: dict[str, pl.DataFrame], params: ByScoreParams) -> pl.DataF
     Rows of a class are ranked from easy to hard, ties by sample id. Of n ranked rows, the hardest
     `cut_off` leave first; then the quota is taken from the easy end, from the hard end, or from the
     middle of what is left. Infinity ranks as the number that it is: a row that was never learnt has
-    an infinite forgetting score and is the hardest. Null and NaN rank nowhere: such rows leave.
+    an infinite forgetting score and is the hardest. Null and NaN rank nowhere: such rows are rejected.
 
     Raises:
         InputError: the score is no number, or no row has one.
@@ -52,20 +52,20 @@ def by_score(frames: dict[str, pl.DataFrame], params: ByScoreParams) -> pl.DataF
     score_N = _score(samples, params.score)
     hardness_N = score_N if params.hard_end() == "high" else -score_N
     by_id = places(samples["sample_id"].arg_sort().to_numpy())
-    reasons = removed(samples, params)
+    verdicts = Verdicts(samples, params)
     classes = pools(samples, params)
     ranked = [_ranked(pool, hardness_N, by_id) for pool in classes]
     uncut = [len(rows) - rounded(params.cut_off, len(rows)) for rows in ranked]
     for pool, rows, last, quota in zip(classes, ranked, uncut, quotas(params, samples.height, [len(pool.rows) for pool in classes], uncut), strict=True):
         for row in np.setdiff1d(pool.rows, rows):
-            reasons[row] = f"no {params.score} to rank by: null or NaN"
+            verdicts.reject(row, f"no {params.score} to rank by: null or NaN")
         first = {"easiest": 0, "hardest": last - quota, "middle": (last - quota) // 2}[params.order]
         stay = f"ranks {first + 1} to {first + quota} stay" if quota else "none stays"
         for rank, row in enumerate(rows, start=1):
             if not first < rank <= first + quota:
                 why = stay if rank <= last else f"the hardest {len(rows) - last} are cut off"
-                reasons[row] = f"{params.score} {score_N[row]:.4g}: rank {rank} of {len(rows)} in {pool.name}, easiest first; {why}"
-    return pl.DataFrame({"reason": reasons}, schema={"reason": pl.String})
+                verdicts.drop(row, f"{params.score} {score_N[row]:.4g}: rank {rank} of {len(rows)} in {pool.name}, easiest first; {why}")
+    return verdicts.frame()
 
 
 def _score(samples: pl.DataFrame, name: str) -> np.ndarray:

@@ -6,7 +6,7 @@ import pyarrow as pa
 from pydantic import Field
 
 from stillroom.operators import Draw, select
-from tasks.prune._budget import Budget, pools, quotas, removed
+from tasks.prune._budget import Budget, Verdicts, pools, quotas
 from tasks.prune._medoids import k_medoids as cluster
 
 
@@ -31,10 +31,10 @@ def k_medoids(frames: dict[str, pl.DataFrame], vectors: dict[str, np.ndarray], p
     Euclidean distance; FasterPAM from a k-means++ start, keyed by (seed, class), over rows in the order of
     `draw`, so that the choice depends neither on the table's order nor on the number of threads.
     `cluster_size` is the number of rows that have this one as their nearest, itself included. Rows
-    with NaN or infinity in their vector leave.
+    with NaN or infinity in their vector are rejected.
     """
     samples, vectors_ND = frames["samples"], vectors[params.vectors]
-    reasons = removed(samples, params)
+    verdicts = Verdicts(samples, params)
     cluster_size: list[int | None] = [None] * samples.height
     ids = samples["sample_id"].to_list()
     classes = pools(samples, params)
@@ -42,22 +42,22 @@ def k_medoids(frames: dict[str, pl.DataFrame], vectors: dict[str, np.ndarray], p
     for pool in classes:
         usable = np.isfinite(vectors_ND[pool.rows]).all(axis=1)
         for row in pool.rows[~usable]:
-            reasons[row] = f"{params.vectors} holds NaN or infinity"
+            verdicts.reject(row, f"{params.vectors} holds NaN or infinity")
         rows = pool.rows[usable]
         finite.append(rows[draw.order([ids[row] for row in rows])])
     kept = quotas(params, samples.height, [len(pool.rows) for pool in classes], [len(rows) for rows in finite])
     for pool, rows, quota in zip(classes, finite, kept, strict=True):
         if quota == 0:
             for row in rows:
-                reasons[row] = f"no row of {pool.name} stays"
+                verdicts.drop(row, f"no row of {pool.name} stays")
             continue
         found = cluster(_points(vectors_ND[rows], params.normalise), quota, draw.generator(pool.name), params.exact_rows)
         for medoid, size in zip(rows[found.medoids], np.bincount(found.nearest, minlength=quota), strict=True):
             cluster_size[medoid] = int(size)
         for place in np.setdiff1d(np.arange(len(rows)), found.medoids):
             nearest = ids[rows[found.medoids[found.nearest[place]]]]
-            reasons[rows[place]] = f"nearest medoid {nearest} at distance {found.distance[place]:.4g}"
-    return pl.DataFrame({"reason": reasons, "cluster_size": cluster_size}, schema={"reason": pl.String, "cluster_size": pl.Int32})
+            verdicts.drop(rows[place], f"nearest medoid {nearest} at distance {found.distance[place]:.4g}")
+    return verdicts.frame().with_columns(pl.Series("cluster_size", cluster_size, pl.Int32))
 
 
 def _points(vectors_ND: np.ndarray, normalise: bool) -> np.ndarray:

@@ -3,7 +3,7 @@
 import polars as pl
 
 from stillroom.operators import Draw, select
-from tasks.prune._budget import Budget, places, pools, quotas, removed
+from tasks.prune._budget import Budget, Verdicts, places, pools, quotas
 
 
 class RandomParams(Budget):
@@ -18,11 +18,11 @@ def random(frames: dict[str, pl.DataFrame], params: RandomParams, draw: Draw) ->
     keeps, and new rows of a class push out few of the old ones.
     """
     samples = frames["samples"]
-    reasons = removed(samples, params)
+    verdicts = Verdicts(samples, params)
     place = places(draw.order(samples["sample_id"]))
     classes = pools(samples, params)
     sizes = [len(pool.rows) for pool in classes]
     for pool, quota in zip(classes, quotas(params, samples.height, sizes, sizes), strict=True):
         for row in pool.rows[place[pool.rows].argsort()][quota:]:
-            reasons[row] = f"not among the {quota} drawn from {len(pool.rows)} in {pool.name}"
-    return pl.DataFrame({"reason": reasons}, schema={"reason": pl.String})
+            verdicts.drop(row, f"not among the {quota} drawn from {len(pool.rows)} in {pool.name}")
+    return verdicts.frame()

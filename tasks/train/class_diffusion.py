@@ -16,7 +16,7 @@ from tasks.nets.samples import load_images, load_labels
 from tasks.nets.training import index_batches
 
 if TYPE_CHECKING:
-    from diffusers import UNet2DModel
+    from diffusers.models.unets.unet_2d import UNet2DModel
     from torch import Tensor
 
 # B = images of a batch, N = all samples, C H W = image
@@ -38,7 +38,9 @@ class ClassDiffusionParams(Params):
     label_dropout: float = Field(default=0.1, ge=0, lt=1, description="Share of the images shown without their class, which guidance needs.")
     ema: float = Field(default=0.99, ge=0, lt=1, description="Decay of the running average of the weights; the average is what is kept.")
     schedule: Schedule = Field(default="cosine", description="How noise grows over the 1,000 noise levels: cosine or linear.")
-    predicts: Predicts = Field(default="velocity", description="What the net answers: the noise, or the velocity (Salimans and Ho), which is steadier in few steps.")
+    predicts: Predicts = Field(
+        default="velocity", description="What the net answers: the noise, or the velocity (Salimans and Ho), which is steadier in few steps."
+    )
     torch_threads: int = Field(default=1, ge=1, description="Threads of training.")
 
 
@@ -185,4 +187,3 @@ class _Run:
 def _learning_rate(step: int, params: ClassDiffusionParams) -> float:
     rising = (step + 1) / max(1.0, WARM_UP * params.steps)
     return params.learning_rate * min(1.0, rising, 0.5 * (1 + math.cos(math.pi * step / params.steps)))
-

@@ -27,11 +27,15 @@ class StudentParams(Params):
     channels: Literal[1, 3] | None = Field(default=None, description="1 grey, 3 colour. Left out, all images must agree.")
     steps: int = Field(default=400, ge=1, description="Optimizer steps of a student, however many samples its arm has.")
     batch_size: int = Field(default=64, ge=1, description="Images a step.")
-    learning_rates: tuple[float, ...] = Field(default=(1e-3, 3e-3, 1e-2), min_length=1, description="Peaks of the one-cycle schedule that each arm tries on `tune`.")
+    learning_rates: tuple[float, ...] = Field(
+        default=(1e-3, 3e-3, 1e-2), min_length=1, description="Peaks of the one-cycle schedule that each arm tries on `tune`."
+    )
     tune_seeds: int = Field(default=2, ge=1, description="Students a learning rate is judged by: the first of the seeds.")
     seeds: int = Field(default=5, ge=1, description="Students of an arm. Seed s starts from the same weights in every arm.")
     weight_decay: float = Field(default=0.05, ge=0, description="AdamW's decoupled weight decay.")
-    labels: Literal["hard", "stored"] = Field(default="hard", description="hard: images and their class. stored: their stored views and the teacher's soft labels.")
+    labels: Literal["hard", "stored"] = Field(
+        default="hard", description="hard: images and their class. stored: their stored views and the teacher's soft labels."
+    )
     torch_threads: int = Field(default=1, ge=1, description="Threads of an arm; part of what its weights depend on.")
 
     @model_validator(mode="after")
@@ -73,8 +77,10 @@ def student(unit: Unit, inputs: Mapping[str, Table], params: StudentParams, work
     """
     samples = inputs["samples"]
     epochs = -(-params.steps * params.batch_size // max(1, samples.rows))
-    look = {"side_px": params.side_px, "channels": params.channels}
-    arm = load_stored(samples, work.scratch, **look, epochs=epochs) if params.labels == "stored" else load_hard(samples, work.scratch, **look)
+    if params.labels == "stored":
+        arm = load_stored(samples, work.scratch, params.side_px, params.channels, epochs)
+    else:
+        arm = load_hard(samples, work.scratch, params.side_px, params.channels)
     trainer = _Trainer(arm, inputs["tune"], params, work)
     tried = [trainer.tried(rate) for rate in params.learning_rates]
     best = max(tried, key=lambda one: (one["accuracy"], -one["cross_entropy"]))["learning_rate"]

@@ -24,15 +24,15 @@ def tagged(frame: pl.DataFrame, **params: object) -> list[tuple[str | None, int 
     return list(zip(found["duplicate_of"], found["duplicate_distance"], strict=True))
 
 
-def by_the_rule(frame: pl.DataFrame, max_distance: int, protect_splits: bool) -> list[tuple[str | None, int | None]]:
+def by_the_rule(frame: pl.DataFrame, max_distance: int) -> list[tuple[str | None, int | None]]:
     rows = [row for row in range(frame.height) if frame["phash"][row] is not None]
-    if protect_splits:
-        rows.sort(key=lambda row: ORDER.get(frame["split"][row], 2))
+    splits = frame["split"] if "split" in frame.columns else [None] * frame.height
+    rows.sort(key=lambda row: ORDER.get(splits[row], 2))
     answer: list[tuple[str | None, int | None]] = [(None, None)] * frame.height
     staying: list[int] = []
     for row in rows:
         distances = [(frame["phash"][row] ^ frame["phash"][other]).bit_count() for other in staying]
-        if not distances or min(distances) > max_distance or (protect_splits and frame["split"][row] == "test"):
+        if not distances or min(distances) > max_distance or splits[row] == "test":
             staying.append(row)
         else:
             answer[row] = (frame["sample_id"][staying[distances.index(min(distances))]], min(distances))
@@ -61,7 +61,7 @@ def test_flat_pictures_are_no_duplicates_of_each_other():
 
 def test_a_test_row_never_leaves_and_takes_its_twins_in_train_with_it():
     frame = hashed(7, 7, 7, 7, 7, splits=["train", "validation", "test", "test", "train"])
-    found = near_duplicates({"samples": frame}, NearDuplicatesParams(protect_splits=True))["reason"].to_list()
+    found = near_duplicates({"samples": frame}, NearDuplicatesParams())["reason"].to_list()
     assert found == ["near duplicate of sample2, 0 of 64 bits differ"] * 2 + [None, None] + ["near duplicate of sample2, 0 of 64 bits differ"]
 
 
@@ -70,18 +70,12 @@ def test_distinct_pictures_all_stay():
     assert near_duplicates({"samples": frame}, NearDuplicatesParams())["reason"].to_list() == [None] * 10
 
 
-@pytest.mark.parametrize("protect_splits", [False, True])
-def test_asks_for_splits_only_where_it_goes_by_them(protect_splits):
-    columns = near_duplicates.inputs["samples"].columns(NearDuplicatesParams(protect_splits=protect_splits))
-    assert columns == (["phash", "split"] if protect_splits else ["phash"])
-
-
 @pytest.mark.parametrize("together", [1, 3, 2048])
-@given(rows=ROWS, max_distance=st.integers(0, 16), protect_splits=st.booleans())
-def test_agrees_with_the_rule_row_by_row(together, rows, max_distance, protect_splits):
+@given(rows=ROWS, max_distance=st.integers(0, 16), with_splits=st.booleans())
+def test_agrees_with_the_rule_row_by_row(together, rows, max_distance, with_splits):
     stems = np.random.default_rng(1).integers(0, 2**64, 2, np.uint64).tolist()
     hashes = [None if stem == 2 else stems[stem] ^ sum({1 << bit for bit in flips}) for stem, flips, _ in rows]
-    frame = hashed(*hashes, splits=[split for *_, split in rows])
+    frame = hashed(*hashes, splits=[split for *_, split in rows] if with_splits else None)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "_TOGETHER", together)
-        assert tagged(frame, max_distance=max_distance, protect_splits=protect_splits) == by_the_rule(frame, max_distance, protect_splits)
+        assert tagged(frame, max_distance=max_distance) == by_the_rule(frame, max_distance)

@@ -70,8 +70,10 @@ def test_each_class_has_its_own_ranking():
 def test_infinity_is_the_hardest_and_a_missing_score_leaves():
     frame = scored([math.inf, 2.0, NAN, None, 0.0], name="forgetting")
     assert kept(frame, score="forgetting", order="hardest", keep_rows=1) == "a"
-    reasons = by_score({"samples": frame}, ByScoreParams(score="forgetting", order="easiest", keep_rows=3))["reason"].to_list()
-    assert reasons == [None, None, "no forgetting to rank by: null or NaN", "no forgetting to rank by: null or NaN", None]
+    lines = by_score({"samples": frame}, ByScoreParams(score="forgetting", order="easiest", keep_rows=2))
+    missing = ("no forgetting to rank by: null or NaN", "rejected")
+    assert lines.rows()[1:] == [(None, None), missing, missing, (None, None)]
+    assert lines["kind"][0] == "dropped"
 
 
 def test_rows_without_a_score_give_their_place_to_other_classes():

@@ -125,11 +125,12 @@ def test_every_class_keeps_its_quota_and_all_its_rows_are_counted():
     assert stay.rows() == [(0, 4, 10), (1, 4, 20), (2, 4, 30)]
 
 
-def test_rows_with_nan_or_infinity_leave_and_poison_nothing():
+def test_rows_with_nan_or_infinity_are_rejected_and_poison_nothing():
     vectors_ND = np.random.default_rng(0).normal(size=(100, 4)).astype(np.float32)
     vectors_ND[[3, 40], 1] = np.nan, np.inf
     chosen = choose(samples(vectors_ND), vectors_ND, keep_rows=10)
-    assert chosen["reason"][3] == chosen["reason"][40] == "embedding holds NaN or infinity"
+    assert chosen.filter(pl.col("kind") == "rejected")["reason"].to_list() == ["embedding holds NaN or infinity"] * 2
+    assert chosen["kind"][3] == chosen["kind"][40] == "rejected"
     assert len(kept(chosen)) == 10
     assert chosen["cluster_size"].sum() == 98
 

@@ -1,0 +1,131 @@
+"""Soft labels: what decoding gives back, in nats against the teacher, and never an impossible class."""
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.special import rel_entr, softmax
+
+from stillroom.soft_labels import decode, encode, is_dense, soft_label_type
+
+
+def teacher(rows: int, classes: int, sharpness: float, seed: int = 0) -> np.ndarray:
+    return softmax(np.random.default_rng(seed).normal(size=(rows, classes)) * sharpness, axis=1)
+
+
+def distance(probs_BC: np.ndarray, decoded_BC: np.ndarray) -> np.ndarray:
+    """KL(teacher || decoded) in nats, infinite where the decoded label rules out what the teacher doesn't."""
+    return rel_entr(probs_BC, decoded_BC.astype(float)).sum(axis=1)
+
+
+def spread(probs_BC: np.ndarray, top_k: int) -> np.ndarray:
+    """The k largest kept exactly, the rest shared equally: what an exact code would give."""
+    ids = np.argsort(-probs_BC, axis=1, kind="stable")[:, :top_k]
+    kept = np.take_along_axis(probs_BC, ids, 1)
+    out = np.repeat((1 - kept.sum(axis=1, keepdims=True)) / (probs_BC.shape[1] - top_k), probs_BC.shape[1], axis=1)
+    np.put_along_axis(out, ids, kept, 1)
+    return out
+
+
+@pytest.mark.parametrize("classes, top_k", [(2, 1), (10, 5), (16, 3), (30, None), (30, 30), (30, 99)])
+def test_few_classes_are_stored_whole(classes, top_k):
+    probs = teacher(200, classes, 1.5)
+    labels = encode(probs, top_k)
+    assert is_dense(classes, top_k) and labels.type == soft_label_type(classes, top_k) == pa.list_(pa.float16(), classes)
+    decoded = decode(labels, classes)
+    assert decoded.dtype == np.float32
+    assert distance(probs, decoded).max() < 1e-6
+    assert decoded.sum(axis=1) == pytest.approx(np.ones(200), abs=1e-6)
+
+
+@given(st.integers(17, 300), st.integers(1, 16), st.floats(0, 12), st.integers(0, 2**32 - 1))
+def test_coding_adds_no_more_than_a_thousandth_of_a_nat(classes, top_k, sharpness, seed):
+    probs = teacher(20, classes, sharpness, seed)
+    decoded = decode(encode(probs, top_k), classes)
+    assert (decoded > 0).all()
+    assert decoded.sum(axis=1) == pytest.approx(np.ones(20), abs=1e-5)
+    # Below 4e-7 there are no codes: an exact code would give the rest less, at no price in nats.
+    assert (distance(probs, decoded) - distance(probs, np.maximum(spread(probs, top_k), 1e-9))).max() <= 1e-3
+
+
+def test_order_and_ratios_are_kept():
+    probs = teacher(300, 100, 2.0)
+    decoded = decode(encode(probs, 5), 100)
+    assert (decoded.argmax(axis=1) == probs.argmax(axis=1)).all()
+    first_two = np.argsort(-probs, axis=1)[:, :2]
+    ratio, stored = (np.divide(*np.take_along_axis(values, first_two, 1).T) for values in (probs, decoded))
+    # Two codes, each 2^(1/24) off at most.
+    assert np.abs(np.log2(stored / ratio)).max() <= 1 / 12 + 1e-5
+
+
+def test_what_is_left_is_shared_equally():
+    probs = teacher(50, 40, 2.0)
+    for row, order in zip(decode(encode(probs, 8), 40), np.argsort(-probs, axis=1), strict=True):
+        assert len(set(row[order[8:]].tolist())) == 1
+
+
+def test_the_rest_keeps_its_mass_where_codes_alone_would_round_above_one():
+    # All three kept probabilities round up: by codes alone their sum is above 1, and 0 is left for 97 classes.
+    kept = np.exp2(-np.array([13.49, 25.49, 37.49]) / 12)
+    probs = np.full((1, 100), (1 - kept.sum()) / 97)
+    probs[0, :3] = kept
+    assert np.exp2(-np.rint(-np.log2(kept) * 12) / 12).sum() > kept.sum()
+    decoded = decode(encode(probs, 3), 100)
+    assert decoded[0, 3:].sum() == pytest.approx(probs[0, 3:].sum(), rel=0.06)
+    assert distance(probs, decoded)[0] < 1e-3
+
+
+def test_probabilities_that_sum_to_more_than_one_by_rounding_are_taken():
+    probs = np.zeros((1, 50), np.float32)
+    probs[0, :3] = [0.7, 0.2, 0.1001]
+    decoded = decode(encode(probs, 3), 50)
+    assert decoded[0, :3] == pytest.approx([0.7, 0.2, 0.1], rel=0.06)
+    # Not the softmax of these numbers, which would be 0.02, 0.02 and so on.
+    assert decoded[0, 3:].max() < 1e-6
+
+
+def test_certainty_stays_near_certain():
+    probs = np.eye(40)[[3, 39]]
+    decoded = decode(encode(probs, 5), 40)
+    assert (decoded.argmax(axis=1) == [3, 39]).all() and (decoded.max(axis=1) > 0.99999).all()
+
+
+def test_ids_up_to_65535_survive():
+    probs = np.zeros((2, 65536))
+    probs[[0, 0, 1], [65535, 2049, 65534]] = [0.75, 0.25, 1.0]
+    decoded = decode(encode(probs, 2), 65536)
+    assert decoded[0].argsort()[-2:].tolist() == [2049, 65535] and decoded[1].argmax() == 65534
+
+
+def test_equal_probabilities_are_kept_by_id():
+    labels = encode(np.full((1, 20), 0.05), 4)
+    assert labels.field("ids").to_pylist() == [[0, 1, 2, 3]]
+
+
+@given(st.integers(0, 29), st.sampled_from([10, 60]))
+def test_a_slice_decodes_as_its_rows(start, classes):
+    labels = encode(teacher(30, classes, 2.0), 4)
+    part = labels.slice(start, 5)
+    assert (decode(part, classes) == decode(labels, classes)[start : start + 5]).all()
+
+
+def test_no_labels_decode_to_none():
+    assert decode(encode(np.zeros((0, 60)), 4), 60).shape == (0, 60)
+
+
+@pytest.mark.parametrize("row", [[0.5, 0.6], [0.5, float("nan")], [1.5, -0.5]])
+def test_what_is_no_distribution_is_refused(row):
+    with pytest.raises(ValueError, match="row 1 is no distribution"):
+        encode(np.array([[0.5, 0.5], row]), 1)
+
+
+def test_a_wrong_number_of_classes_is_refused():
+    with pytest.raises(ValueError, match="have 10 classes, not 12"):
+        decode(encode(teacher(2, 10, 1.0), 3), 12)
+    with pytest.raises(ValueError, match="not of 30 classes"):
+        decode(encode(np.eye(40)[[39]], 3), 30)
+    with pytest.raises(ValueError, match="1 to 65536 classes"):
+        soft_label_type(65537, 5)
+    with pytest.raises(ValueError, match="top_k must be at least 1"):
+        soft_label_type(100, 0)
