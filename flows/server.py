@@ -217,6 +217,8 @@ def _server_environment(folder: Path, port: int) -> dict[str, str]:
         # By default, the UI's files are copied into site-packages, which may be read-only or shared.
         "PREFECT_UI_STATIC_DIRECTORY": str(folder / "prefect" / "ui"),
         "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
+        # By default, a hundred future runs of each schedule stand in the list of runs before the one that ran.
+        "PREFECT_SERVER_SERVICES_SCHEDULER_MAX_RUNS": "5",
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "PREFECT_SERVER_LOGGING_LEVEL": "WARNING",
         "PREFECT_LOGGING_LEVEL": "WARNING",

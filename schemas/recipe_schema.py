@@ -12,7 +12,13 @@ __all__ = ["recipe_json_schema"]
 
 Schema = dict[str, Any]
 
-_EDGES = {"anyOf": [{"$ref": "#/$defs/edge"}, {"type": "array", "items": {"$ref": "#/$defs/edge"}, "minItems": 1}]}
+PROOF, STUDENT = "evaluate.student", "train.student"
+_PROOF_INPUTS = {
+    "candidate": "The samples that should be worth more.",
+    "raw": "All samples, as they were.",
+    "tune": "What learning rates are chosen on: split.validation.",
+    "test": "What is judged on, once: split.test.",
+}
 # Anything may come from the environment, so a number may be text that says from where.
 _FROM_ENVIRONMENT = {"type": "string", "pattern": r"\$\{env:[A-Za-z_][A-Za-z0-9_]*\}"}
 _SEED = {"type": "integer", "minimum": 0, "exclusiveMaximum": 2**63}
@@ -24,12 +30,14 @@ def recipe_json_schema(operators: Iterable[Operator]) -> Schema:
     It knows words, types, bounds and the names of inputs. Whether stages on edges exist, splits may
     go where they go, and columns are there, is for `stillroom plan`.
     """
+    operators = list(operators)
     shown = sorted((operator for operator in operators if not operator.hidden), key=lambda operator: operator.name)
     defs: Schema = {"edge": EDGE_SCHEMA, "stage": _stage(shown)}
     defs["run"] = _model(Run, "run", defs)
     defs["publish"] = _model(Publish, "publish", defs)
+    student = next((operator for operator in operators if operator.name == STUDENT), None)
     for operator in shown:
-        defs[operator.name] = _operator(operator, defs)
+        defs[operator.name] = _proof(operator, student, defs) if operator.name == PROOF else _operator(operator, defs)
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "A stillroom recipe",
@@ -85,22 +93,57 @@ def _operator(operator: Operator, defs: Schema) -> Schema:
 
 
 def _from(inputs: Mapping[str, Input]) -> Schema | None:
-    """The ways to write `from`: a stage, a list where any number fits, inputs by name; None for no inputs."""
+    """The ways to write `from`: a stage, a list in the order of the inputs, inputs by name; None for no inputs."""
     if not inputs:
         return None
     named = {name: declared for name, declared in inputs.items() if name != ANY}
     required = [name for name, declared in named.items() if not declared.optional]
+    listed: Schema = {"type": "array", "items": {"$ref": "#/$defs/edge"}, "minItems": max(1, len(required))}
     by_name = {
         "type": "object",
         "minProperties": 1,
         "required": required,
-        "properties": {name: {**_EDGES, "description": _input_description(declared)} for name, declared in named.items()},
-        "additionalProperties": _EDGES if ANY in inputs else False,
+        "properties": {name: _named_edge(_input_description(declared)) for name, declared in named.items()},
+        "additionalProperties": {"$ref": "#/$defs/edge"} if ANY in inputs else False,
     }
+    if ANY not in inputs:
+        listed["maxItems"] = len(named)
     ways: list[Schema] = [{"$ref": "#/$defs/edge"}] if len(required) <= 1 else []
-    if ANY in inputs:
-        ways.append({"type": "array", "items": {"$ref": "#/$defs/edge"}, "minItems": 1})
-    return {"anyOf": [*ways, by_name], "description": "The stages that this one reads."}
+    return {"anyOf": [*ways, listed, by_name], "description": "The stages that this one reads."}
+
+
+def _proof(operator: Operator, student: Operator | None, defs: Schema) -> Schema:
+    """The schema of a proof: a recipe writes it in its own way, and the resolver makes a student an arm of it."""
+    schema = _operator(operator, defs)
+    trained: Schema = _model(student.params, student.name, defs) if student else {"type": "object"}
+    trained.get("properties", {}).pop("labels", None)  # each arm has its own
+    stage = {"type": "string", "pattern": f"^{NAME_PATTERN}$"}
+    schema["properties"] |= {
+        "from": {
+            "type": "object",
+            "description": "What is judged, against what, tuned and judged on what.",
+            "required": list(_PROOF_INPUTS),
+            "properties": {name: _named_edge(meaning) for name, meaning in _PROOF_INPUTS.items()},
+            "additionalProperties": False,
+        },
+        "control": {
+            "type": "object",
+            "description": "An arm in which a random choice of equal size stands in for a stage.",
+            "required": ["in_place_of"],
+            "properties": {
+                "in_place_of": {**stage, "description": "The stage that chooses."},
+                "pool": _named_edge("What is chosen from; left out, what that stage reads."),
+            },
+            "additionalProperties": False,
+        },
+        "ablations": {"description": "Stages to leave out, an arm each.", "anyOf": [stage, {"type": "array", "items": stage}]},
+        "student": {**trained, "description": "The student, the same on every arm."},
+    }
+    return schema
+
+
+def _named_edge(description: str) -> Schema:
+    return {"$ref": "#/$defs/edge", "description": description}
 
 
 def _input_description(declared: Input) -> str:

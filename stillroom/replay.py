@@ -17,7 +17,7 @@ from stillroom.errors import StoreError
 
 __all__ = ["KERNEL", "MAX_SIDE_PX", "VIEW_TYPE", "probe_digest", "replay"]
 
-# B = views of a batch, C = channels, H W = an image, h w = what comes out, U = distinct crops along an axis
+# B = views of a batch, C = channels, H W = an image, h w = what comes out, s = one side of it, T = taps, U = distinct crops along an axis
 
 KERNEL = 1
 # Coordinates are int32 with 16 fraction bits: 8,192 px, turned and halved in scale, stay below 2^15.
@@ -40,7 +40,7 @@ VIEW_TYPE = pa.struct(
 )
 Views = dict[str, np.ndarray]
 
-_ROWS_BITS, _COLUMNS_BITS, _BETWEEN_BITS = 12, 16, 4
+_WEIGHT_BITS, _BETWEEN_BITS = 16, 6
 _COORDINATE_BITS, _FRACTION_BITS = 16, 11
 _CHUNK_PIXELS = 1 << 17
 
@@ -89,8 +89,12 @@ def probe_digest(contract: Mapping[str, Any]) -> str:
         "scale_x": 10000 + number * 311 % 4001 - 2000,
     }
     views = pa.StructArray.from_arrays([pa.array(columns[field.name], field.type) for field in VIEW_TYPE], fields=list(VIEW_TYPE))
-    image_CHW = image_HWC.astype(np.uint8).transpose(2, 0, 1)
-    return blake3(replay(np.broadcast_to(image_CHW, (count, *image_CHW.shape)), views, contract).tobytes()).hexdigest()
+    pixels = np.broadcast_to(image_HWC.astype(np.uint8).transpose(2, 0, 1), (count, 2, height, width))
+    hasher = blake3()
+    # At the image's own size too: a side of 8 px would show little of a kernel.
+    for side_px in (contract["side_px"], None):
+        hasher.update(replay(pixels, views, {**contract, "side_px": side_px}).tobytes())
+    return hasher.hexdigest()
 
 
 def _replay_mixed(images: Sequence[np.ndarray], records: Views, side_px: int | None) -> np.ndarray:
@@ -157,42 +161,51 @@ def _check(records: Views, height: int, width: int, largest_px: int) -> None:
 def _crop_and_resize(pixels_BCHW: np.ndarray, part: Views, height: int, width: int) -> np.ndarray:
     """Cut out and resize with a triangle filter: bilinear where it enlarges, an average where it shrinks.
 
-    All sums are whole numbers below 2^24 held in float32, so they are exact in whatever order a BLAS
-    adds them: 255 * 2^16 across, and (255 * 2^4) * 2^12 down.
+    Down, then across. Sums stay below 255 * 2^(6 + 16) + 2^21, so they fit int32; no BLAS, whose threads would
+    multiply with a loader's workers.
     """
     top, left = part["crop_y"].min(), part["crop_x"].min()
     bottom, right = (part["crop_y"] + part["crop_h"]).max(), (part["crop_x"] + part["crop_w"]).max()
-    window_BCHW = pixels_BCHW[:, :, top:bottom, left:right].astype(np.float32)
-    across_BWw = _weights(part["crop_x"] - left, part["crop_w"], right - left, width, _COLUMNS_BITS).transpose(0, 2, 1)
-    down_BhH = _weights(part["crop_y"] - top, part["crop_h"], bottom - top, height, _ROWS_BITS)
-    sums = np.matmul(window_BCHW, across_BWw[:, None])
-    rows_BCHw = _halves_up(sums, _COLUMNS_BITS - _BETWEEN_BITS)
-    sums = np.matmul(down_BhH[:, None], rows_BCHw)
-    return _halves_up(sums, _ROWS_BITS + _BETWEEN_BITS).astype(np.uint8)
+    window_BCHW = pixels_BCHW[:, :, top:bottom, left:right].astype(np.int32)
+    sums_BChW = _weighted_rows(window_BCHW, *_taps(part["crop_y"] - top, part["crop_h"], height))
+    sums_BChW += 1 << (_WEIGHT_BITS - _BETWEEN_BITS - 1)
+    sums_BChW >>= _WEIGHT_BITS - _BETWEEN_BITS
+    sums_BCwh = _weighted_rows(np.ascontiguousarray(sums_BChW.swapaxes(2, 3)), *_taps(part["crop_x"] - left, part["crop_w"], width))
+    sums_BCwh += 1 << (_WEIGHT_BITS + _BETWEEN_BITS - 1)
+    sums_BCwh >>= _WEIGHT_BITS + _BETWEEN_BITS
+    return sums_BCwh.swapaxes(2, 3).astype(np.uint8)
 
 
-def _halves_up(sums: np.ndarray, bits: int) -> np.ndarray:
-    """Whole numbers below 2^24 divided by 2^bits and rounded, in place; float32 is exact here."""
-    sums += np.float32(1 << (bits - 1))
-    sums *= np.float32(2.0**-bits)
-    return np.floor(sums, out=sums)
+def _weighted_rows(pixels_BCHW: np.ndarray, index_BhT: np.ndarray, weight_BhT: np.ndarray) -> np.ndarray:
+    """Each new row as a weighted sum of T old ones, int32 [B, C, h, W]."""
+    count, channels, height, width = pixels_BCHW.shape
+    rows = pixels_BCHW.reshape(-1, width)
+    first_BC1 = (np.arange(count * channels) * height).reshape(count, channels, 1)
+    sums = np.zeros((count, channels, index_BhT.shape[1], width), np.int32)
+    for tap in range(index_BhT.shape[2]):
+        taken = rows.take(first_BC1 + index_BhT[:, None, :, tap], axis=0)
+        taken *= weight_BhT[:, None, :, tap, None]
+        sums += taken
+    return sums
 
 
-def _weights(starts_B: np.ndarray, sizes_B: np.ndarray, source: int, side: int, bits: int) -> np.ndarray:
-    """Triangle filter of each crop along one axis: float32 [B, side, source], whole numbers, rows summing to 2^bits."""
+def _taps(starts_B: np.ndarray, sizes_B: np.ndarray, side: int) -> tuple[np.ndarray, np.ndarray]:
+    """Triangle filter of each crop along one axis: which pixels, int64 [B, side, T], and their weights, int32, summing to 2^16."""
     # Crops repeat: along an axis of small images there are few different ones.
     keys, which_B = np.unique(starts_B.astype(np.int64) << 32 | sizes_B, return_inverse=True)
     start, size = (keys >> 32)[:, None, None], (keys & 0xFFFFFFFF)[:, None, None]
     # Distances between centres of pixels, in 1 / (2 side) source pixels: all whole numbers.
-    at_source, at_target = 2 * (np.arange(source) - start) + 1, 2 * np.arange(side)[:, None] + 1
-    raw_Uss = np.maximum(2 * np.maximum(size, side) - np.abs(at_source * side - at_target * size), 0)
-    raw_Uss *= (at_source > 0) & (at_source < 2 * size)
-    total = raw_Uss.sum(axis=2, keepdims=True)
-    weights = (raw_Uss * (2 << bits) + total) // (2 * total)
+    reach, centre = 2 * np.maximum(size, side), (2 * np.arange(side)[:, None] + 1) * size
+    first = (centre - reach - side) // (2 * side) + 1
+    at_UsT = first + np.arange(-(-reach.max() // side))
+    raw_UsT = np.maximum(reach - np.abs((2 * at_UsT + 1) * side - centre), 0) * ((at_UsT >= 0) & (at_UsT < size))
+    total = raw_UsT.sum(axis=2, keepdims=True)
+    weights = (raw_UsT * (2 << _WEIGHT_BITS) + total) // (2 * total)
     # What rounding lost or won goes to the heaviest pixel, so that a flat image stays flat.
     heaviest = weights.argmax(axis=2)[..., None]
-    np.put_along_axis(weights, heaviest, np.take_along_axis(weights, heaviest, 2) + (1 << bits) - weights.sum(axis=2, keepdims=True), 2)
-    return weights.astype(np.float32)[which_B]
+    rest = (1 << _WEIGHT_BITS) - weights.sum(axis=2, keepdims=True)
+    np.put_along_axis(weights, heaviest, np.take_along_axis(weights, heaviest, 2) + rest, 2)
+    return (start + np.clip(at_UsT, 0, size - 1))[which_B], weights.astype(np.int32)[which_B]
 
 
 def _affine(pixels_BCHW: np.ndarray, part: Views) -> np.ndarray:

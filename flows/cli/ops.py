@@ -1,7 +1,8 @@
 """stillroom ops: the operators that are installed, or one of them in full."""
 
 import inspect
-from typing import TYPE_CHECKING, Annotated, Any
+from types import NoneType, UnionType
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_origin
 
 import typer
 
@@ -63,7 +64,7 @@ def _parameters(operator: "Operator") -> list[dict[str, Any]]:
     return [
         {
             "name": name,
-            "type": _type(field.annotation, field.metadata),
+            "type": " ".join([_type(field.annotation), *_bounds(field.metadata)]),
             "required": field.is_required(),
             "default": "required" if field.is_required() else _text(field.get_default(call_default_factory=True)),
             "description": field.description or "",
@@ -73,8 +74,14 @@ def _parameters(operator: "Operator") -> list[dict[str, Any]]:
 
 
 def _input(operator: "Operator", name: str) -> dict[str, Any]:
+    from pydantic import ValidationError
+
     declared = operator.inputs[name]
-    requires = "depends on the parameters" if callable(declared.requires) else list(declared.requires)
+    requires: str | list[str]
+    try:
+        requires = declared.columns(operator.params())
+    except ValidationError:  # a parameter has no default, and the columns may depend on it
+        requires = "depends on the parameters" if callable(declared.requires) else list(declared.requires)
     return {"name": "any name" if name == "*" else name, "kind": declared.kind, "requires": requires, "optional": declared.optional}
 
 
@@ -82,11 +89,25 @@ def _adds(operator: "Operator") -> list[str] | None:
     return None if callable(operator.adds) else list(operator.adds)
 
 
-def _type(annotation: Any, constraints: list[Any]) -> str:
-    text = annotation.__name__ if isinstance(annotation, type) else str(annotation).replace("typing.", "")
+def _type(annotation: Any) -> str:
+    """An annotation as people write it, without what pydantic needs beside the type."""
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        return _type(arguments[0])
+    if origin is Literal:
+        return " | ".join(map(str, arguments))
+    if origin in (Union, UnionType):
+        return " | ".join(map(_type, arguments))
+    if origin is not None:
+        return f"{origin.__name__}[{', '.join(map(_type, arguments))}]"
+    if annotation in (None, NoneType):
+        return "none"
+    return annotation.__name__ if isinstance(annotation, type) else str(annotation)
+
+
+def _bounds(constraints: list[Any]) -> list[str]:
     declared = ((sign, getattr(constraint, bound, None)) for constraint in constraints for bound, sign in BOUNDS.items())
-    bounds = [f"{sign} {value}" for sign, value in declared if value is not None]
-    return " ".join([text, *bounds])
+    return [f"{sign} {value}" for sign, value in declared if value is not None]
 
 
 def _text(value: Any) -> str:

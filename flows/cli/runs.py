@@ -1,6 +1,6 @@
 """stillroom runs: the builds that a store has seen."""
 
-from flows.cli.shared import DEFAULT_STORE, Json, Store, print_table, say
+from flows.cli.shared import DEFAULT_STORE, Json, Store, local_time, print_table, say
 
 MESSAGE_WIDTH = 100
 COLUMNS = {
@@ -19,7 +19,7 @@ def runs(store: Store = DEFAULT_STORE, as_json: Json = False) -> None:
     from storage.runs import list_runs
 
     found = list_runs(OpenStore(store))
-    lines = found if as_json else [{**run, "message": _first_line(run["message"])} for run in found]
+    lines = found if as_json else [{**run, "started": local_time(run["started"]), "message": _first_line(run["message"])} for run in found]
     print_table(lines, COLUMNS, as_json=as_json)
     if as_json:
         return

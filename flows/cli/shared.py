@@ -5,6 +5,7 @@ import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, is_dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,7 +14,22 @@ import typer
 if TYPE_CHECKING:
     from rich.console import Console
 
-__all__ = ["DEFAULT_STORE", "Json", "Overrides", "Recipe", "Store", "absolute", "cell", "command_line", "output", "plain", "print_json", "print_table", "say"]
+__all__ = [
+    "DEFAULT_STORE",
+    "Json",
+    "Overrides",
+    "Recipe",
+    "Store",
+    "absolute",
+    "cell",
+    "command_line",
+    "local_time",
+    "output",
+    "plain",
+    "print_json",
+    "print_table",
+    "say",
+]
 
 DEFAULT_STORE = ".stillroom/store"
 # Where nobody looks at a window, a table is as wide as its content, up to this.
@@ -99,6 +115,11 @@ def cell(value: Any) -> str:
         return ", ".join(cell(entry) for entry in value)
     # A file name may hold anything, escape sequences for the terminal included.
     return "".join(letter if letter.isprintable() or letter == "\N{NO-BREAK SPACE}" else "\N{REPLACEMENT CHARACTER}" for letter in str(value))
+
+
+def local_time(stamp: str) -> str:
+    """A time as the store writes it (ISO, UTC) on the clock of whoever reads it."""
+    return datetime.fromisoformat(stamp).astimezone().strftime("%Y-%m-%d %H:%M")
 
 
 def plain(value: Any) -> Any:

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from flows.cli.progress import is_hidden
-from flows.cli.shared import DEFAULT_STORE, Json, Store, absolute, output, print_json, print_table
+from flows.cli.shared import DEFAULT_STORE, Json, Store, absolute, local_time, output, print_json, print_table
 
 STAGE_COLUMNS = {
     "name": "stage",
@@ -47,7 +47,9 @@ def _print_head(manifest: Mapping[str, Any]) -> None:
     trial = "  (a trial on a part of the data)" if manifest["trial"] else ""
     console = output()
     console.print(f"{manifest['name']}@{manifest['number']}{trial}: {splits}", soft_wrap=True)
-    console.print(f"made {manifest['created']} from {manifest['recipe']['path']}, seed {manifest['seed']}, in {manifest['seconds']:.0f} s", soft_wrap=True)
+    console.print(
+        f"made {local_time(manifest['created'])} from {manifest['recipe']['path']}, seed {manifest['seed']}, in {manifest['seconds']:.0f} s", soft_wrap=True
+    )
     console.print(f"digest {manifest['digest']}\n", soft_wrap=True)
 
 

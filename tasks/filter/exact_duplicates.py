@@ -33,7 +33,8 @@ def exact_duplicates(frames: dict[str, pl.DataFrame], params: ExactDuplicatesPar
     of the row that stays, null for a row that has no twin before it.
     """
     samples = frames["samples"].with_row_index("row")
-    precedence = pl.col("split").replace_strict(_PRECEDENCE, default=len(_PRECEDENCE), return_dtype=pl.Int64) if "split" in samples.columns else pl.lit(len(_PRECEDENCE))
+    last = len(_PRECEDENCE)
+    precedence = pl.col("split").replace_strict(_PRECEDENCE, default=last, return_dtype=pl.Int64) if "split" in samples.columns else pl.lit(last)
     first = pl.col("sample_id").sort_by("precedence", "row").first().over("image_hash")
     is_twin = pl.col("image_hash").is_not_null() & (pl.col("first") != pl.col("sample_id"))
     found = samples.with_columns(precedence.alias("precedence")).with_columns(first.alias("first"))

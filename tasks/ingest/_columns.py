@@ -17,7 +17,7 @@ __all__ = ["Role", "Roles", "assign", "class_names", "fields_of", "hub_features"
 Role = Literal["image", "label", "text", "group", "split", "source"]
 ROLES: tuple[Role, ...] = ("image", "label", "text", "group", "split", "source")
 # What ingest makes itself, by the role that it is made from.
-_MADE = {"image": ("width", "height", "format"), "label": ("label_name",)}
+_MADE = {"image": ("width", "height", "format", "image_hash", "image_at"), "label": ("label_name",)}
 
 _FITTING = {
     "image": "an image is encoded bytes, or a struct<bytes, path> as the datasets library writes it",
@@ -102,8 +102,8 @@ def assign(where: str, schema: pa.Schema, columns: Mapping[Role, str] | None, id
     Raises:
         InputError: a column isn't there, has a type that its role can't have, or would be overwritten.
     """
-    given = dict(columns or {})
-    chosen = {role: role for role in ROLES if role in schema.names and role not in given and role not in given.values()} | given
+    given: dict[str, str] = {str(role): name for role, name in (columns or {}).items()}
+    chosen: dict[str, str] = {role: role for role in ROLES if role in schema.names and role not in given and role not in given.values()} | given
     used = chosen | ({"id": key} if (key := id_column(id_)) else {})
     for role, name in used.items():
         if name not in schema.names:
@@ -202,5 +202,6 @@ def _disagreement(file: str, schema: pa.Schema, whole: pa.Schema, origin: Mappin
             try:
                 pa.unify_schemas([pa.schema([known]), pa.schema([field])], promote_options="permissive")
             except pa.ArrowTypeError:
-                return InputError(file, f"column '{field.name}' is {field.type}, and {known.type} in {origin[field.name]}", "write it with one type in all files")
+                problem = f"column '{field.name}' is {field.type}, and {known.type} in {origin[field.name]}"
+                return InputError(file, problem, "write it with one type in all files")
     raise AssertionError("the schemas agree column by column")

@@ -124,7 +124,8 @@ class _Batch:
 
     def images(self, name: str) -> None:
         """Check every image; those that aren't plain are stored as upright PNG."""
-        stored: dict[str, list[Any]] = {key: [None] * self.batch.num_rows for key in ("image", "width", "height", "format")}
+        types = {"image": pa.binary(), "width": pa.int32(), "height": pa.int32(), "format": pa.string()}
+        stored: dict[str, list[Any]] = {key: [None] * self.batch.num_rows for key in types}
         for index, value in enumerate(self.column(name)):
             try:
                 data = _bytes_of(value.as_py(), self.origin.inside)
@@ -134,8 +135,8 @@ class _Batch:
                 self.reject(index, str(fault))
                 continue
             facts = image.facts
-            stored["image"][index], stored["width"][index], stored["height"][index], stored["format"][index] = image.data, facts.width, facts.height, facts.format
-        types = {"image": pa.binary(), "width": pa.int32(), "height": pa.int32(), "format": pa.string()}
+            for key, fact in zip(types, (image.data, facts.width, facts.height, facts.format), strict=True):
+                stored[key][index] = fact
         self.made |= {key: pa.array(values, types[key]) for key, values in stored.items()}
 
     def labels(self, name: str, names: list[str]) -> None:

@@ -10,12 +10,17 @@ import pyarrow as pa
 from blake3 import blake3
 from pydantic import AfterValidator, BeforeValidator
 
+from stillroom.fields import heavy_names
 from stillroom.operators import Rows
 
-__all__ = ["SPLITS", "ClassNames", "by_number", "content_id", "gather", "pixels_id", "readable", "rejecting"]
+__all__ = ["SPLITS", "SPLIT_ORDER", "ClassNames", "by_number", "content_id", "gather", "own_columns", "pixels_id", "readable", "rejecting"]
 
 # What folders and columns call the splits, and what stillroom calls them.
 SPLITS = {"train": "train", "training": "train", "validation": "validation", "valid": "validation", "val": "validation", "dev": "validation", "test": "test"}
+
+# The order in which sources give the splits: of equal images in two of them the engine keeps the first,
+# and what is measured on has to stay.
+SPLIT_ORDER = ("test", "validation", "train")
 
 _BATCH_ROWS = 256
 _BATCH_BYTES = 64 << 20
@@ -67,6 +72,7 @@ def gather(samples: Iterable[tuple[Mapping[str, Any], str | None]], schema: pa.S
     A column that a sample doesn't name is null. A batch has at most 256 rows and is closed at 64 MiB
     of images, so that memory stays bounded whatever their size.
     """
+    schema = own_columns(schema)
     rows: list[Mapping[str, Any]] = []
     reasons: list[str | None] = []
     size_bytes = 0
@@ -79,6 +85,12 @@ def gather(samples: Iterable[tuple[Mapping[str, Any], str | None]], schema: pa.S
             rows, reasons, size_bytes = [], [], 0
     if rows:
         yield _batch(rows, reasons, schema)
+
+
+def own_columns(schema: pa.Schema) -> pa.Schema:
+    """The columns of a source's schema that the source makes: hashes of heavy ones are the engine's."""
+    made = {f"{name}_hash" for name in heavy_names(schema)}
+    return pa.schema([field for field in schema if field.name not in made])
 
 
 def rejecting(reasons: list[str | None]) -> pa.Array | None:

@@ -14,7 +14,7 @@ from stillroom.images import MAX_PIXELS
 from stillroom.operators import Params, Rows, SourcePath, Unit, source
 from tasks.ingest._columns import Role, Roles, assign, class_names, fields_of, hub_features, id_column, plain, unified
 from tasks.ingest._rows import Origin, parts, repeated, rows_of
-from tasks.ingest._samples import SPLITS, ClassNames
+from tasks.ingest._samples import SPLIT_ORDER, SPLITS, ClassNames, own_columns
 
 _BATCH_ROWS, _SHARD_ROWS = 128, 8192
 # The readers of `datasets` that we let loose on a folder; others unpack archives, or run their own formats.
@@ -29,14 +29,19 @@ class HfDatasetParams(Params):
     split: str | None = Field(None, description="Read this split alone; default: all of them, with a column `split`.")
     columns: dict[Role, str] | None = Field(None, description="Column by role; default: the one Image, the one ClassLabel, and columns called like a role.")
     classes: ClassNames | None = Field(None, description="Class names in index order; default: ClassLabel's, else those found.")
-    id: str = Field("content", pattern="^(content|row|column:.+)$", description="sample_id: content (hash of the image's bytes, else of the text), row (split:row), or column:NAME.")
+    id: str = Field(
+        "content",
+        pattern="^(content|row|column:.+)$",
+        description="sample_id: content (hash of the image's bytes, else of the text), row (split:row), or column:NAME.",
+    )
     max_pixels: int = Field(MAX_PIXELS, gt=0, description="Reject images of more pixels, by their header.")
 
 
 def _adds(params: HfDatasetParams, schemas: Mapping[str, pa.Schema]) -> dict[str, pa.DataType | pa.Field]:
     splits = _splits(params)
     schema, roles = _roles(params, splits)
-    names = class_names(str(params.path), schema, roles, params.classes, (values for held in splits.values() for values in _column(held, roles.columns["label"])))
+    labels = (values for held in splits.values() for values in _column(held, roles.columns["label"]))
+    names = class_names(str(params.path), schema, roles, params.classes, labels)
     fields = fields_of(schema, roles, names)
     return fields if _NO_SPLIT in splits else fields | {"split": pa.string()}
 
@@ -71,6 +76,7 @@ def hf_dataset(unit: Unit, params: HfDatasetParams, schema: pa.Schema) -> Iterat
     Raises:
         InputError: no such folder, nothing in it that is read, a split of another name.
     """
+    schema = own_columns(schema)
     split = unit.value["split"]
     roles = Roles(unit.value["columns"], tuple(unit.value["passing"]), params.id)
     origin = Origin(split or "row", dict(unit.value["duplicates"]), inside=params.path, max_pixels=params.max_pixels)
@@ -101,7 +107,8 @@ def _roles(params: HfDatasetParams, splits: Mapping[str, Any]) -> tuple[pa.Schem
         if role in columns or role in schema.names or not named:
             continue
         if len(named) > 1:
-            raise InputError(str(params.path), f"has {len(named)} columns that may be the {role}: {', '.join(named)}", f"give `columns: {{{role}: {named[0]}}}`")
+            problem = f"has {len(named)} columns that may be the {role}: {', '.join(named)}"
+            raise InputError(str(params.path), problem, f"give `columns: {{{role}: {named[0]}}}`")
         columns[role] = named[0]  # type: ignore[index]
     return schema, assign(str(params.path), schema, columns, params.id)
 
@@ -119,7 +126,7 @@ def _splits(params: HfDatasetParams) -> dict[str, Any]:
         return {_NO_SPLIT: held[params.split]}
     if strange := [split for split in held if split not in SPLITS]:
         raise InputError(str(params.path), f"split '{strange[0]}' is none of train, validation, test", f"give `split: {strange[0]}` to read it alone")
-    return dict(held)
+    return {split: held[split] for split in sorted(held, key=lambda split: SPLIT_ORDER.index(SPLITS[split]))}
 
 
 def _opened(path: Path) -> Any:
@@ -147,8 +154,8 @@ def _opened(path: Path) -> Any:
 def _batches(held: Any, start: int, stop: int) -> Iterator[pa.RecordBatch]:
     """Rows as Arrow batches, not decoded; a stream comes whole."""
     arrow = held.with_format("arrow")
-    tables = (arrow[first : min(first + _BATCH_ROWS, stop)] for first in range(start, stop, _BATCH_ROWS)) if hasattr(held, "__len__") else arrow.iter(_BATCH_ROWS)
-    for table in tables:
+    ranges = ((first, min(first + _BATCH_ROWS, stop)) for first in range(start, stop, _BATCH_ROWS))
+    for table in (arrow[first:last] for first, last in ranges) if hasattr(held, "__len__") else arrow.iter(_BATCH_ROWS):
         yield from table.combine_chunks().to_batches()
 
 

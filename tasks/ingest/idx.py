@@ -6,7 +6,7 @@ import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any, Literal, Self
+from typing import IO, Any, Literal, Self, cast
 
 import numpy as np
 import pyarrow as pa
@@ -69,8 +69,8 @@ def _units(params: IdxParams) -> list[Unit]:
 def idx(unit: Unit, params: IdxParams, schema: pa.Schema) -> Iterator[Rows]:
     """Read grey images and their labels from idx files, as MNIST and Fashion-MNIST come.
 
-    Each image becomes a PNG. With test files there is a column `split`: their rows are `test`, the
-    others `train`; without, there is none. A label beyond `classes` is rejected.
+    Each image becomes a PNG. With test files there is a column `split`: their rows are `test` and come
+    first, the others are `train`; without, there is none. A label beyond `classes` is rejected.
 
     Source: the format's description by LeCun, Cortes and Burges, on MNIST's page.
 
@@ -92,14 +92,15 @@ def _sample(split: str, file: Path, row: int, pixels_HW: np.ndarray, label: int,
     if label >= len(names):
         return values, f"label {label} out of range ({len(names)} classes)"
     height, width = pixels_HW.shape
-    return values | {"image": encode_png(pixels_HW[..., None]), "width": width, "height": height, "format": "png", "label": label, "label_name": names[label]}, None
+    image = {"image": encode_png(pixels_HW[..., None]), "width": width, "height": height, "format": "png"}
+    return values | image | {"label": label, "label_name": names[label]}, None
 
 
 def _pairs(params: IdxParams) -> list[tuple[str, Path, Path]]:
-    """(split, images, labels) of the files given."""
+    """(split, images, labels) of the files given, in SPLIT_ORDER."""
     pairs = [("train", params.images, params.labels)]
     if params.test_images and params.test_labels:
-        pairs.append(("test", params.test_images, params.test_labels))
+        pairs.insert(0, ("test", params.test_images, params.test_labels))
     return pairs
 
 
@@ -148,7 +149,7 @@ def _opened(file: Path) -> Iterator[IO[bytes]]:
         with file.open("rb") as probe:
             packed = probe.read(2) == b"\x1f\x8b"
         with gzip.open(file) if packed else file.open("rb") as stream:
-            yield stream
+            yield cast(IO[bytes], stream)
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise InputError(str(file), "is a broken gzip file", "get the file again") from error
     except OSError as error:

@@ -15,7 +15,7 @@ from stillroom.errors import InputError
 from stillroom.fields import image_field, label_field, label_names
 from stillroom.images import MAX_PIXELS, ImageFault, as_stored
 from stillroom.operators import Params, Rows, SourcePath, Unit, source
-from tasks.ingest._samples import SPLITS, ClassNames, by_number, content_id, gather, readable
+from tasks.ingest._samples import SPLIT_ORDER, SPLITS, ClassNames, by_number, content_id, gather, readable
 
 
 class ImageFolderParams(Params):
@@ -33,7 +33,8 @@ class ImageFolderParams(Params):
 
 
 def _adds(params: ImageFolderParams, schemas: Mapping[str, pa.Schema]) -> dict[str, pa.DataType | pa.Field]:
-    fields: dict[str, pa.DataType | pa.Field] = {"sample_id": pa.string(), "image": image_field(), "width": pa.int32(), "height": pa.int32(), "format": pa.string()}
+    fields: dict[str, pa.DataType | pa.Field] = {"sample_id": pa.string(), "image": image_field()}
+    fields |= {"width": pa.int32(), "height": pa.int32(), "format": pa.string()}
     folders = _class_folders(params)
     if params.layout == "class_folders":
         fields |= {"label": label_field(params.classes or folders), "label_name": pa.string()}
@@ -47,7 +48,7 @@ def _adds(params: ImageFolderParams, schemas: Mapping[str, pa.Schema]) -> dict[s
 
 def _units(params: ImageFolderParams) -> list[Unit]:
     _class_folders(params)
-    paths = sorted(_files(params.path, [os.path.realpath(params.path)]))
+    paths = sorted(_files(params.path, [os.path.realpath(params.path)]), key=lambda path: (_turn(path, params), path))
     if not paths:
         raise InputError(str(params.path), "holds no files")
     # Quoted, because a name on disk is bytes, and JSON holds text only.
@@ -58,7 +59,7 @@ def _units(params: ImageFolderParams) -> list[Unit]:
 
 @source(version=1, units=_units, adds=_adds)
 def image_folder(unit: Unit, params: ImageFolderParams, schema: pa.Schema) -> Iterator[Rows]:
-    """Read the images below a folder, as they are encoded, in the order of their paths.
+    """Read the images below a folder, as they are encoded, in the order of their paths (splits: test first).
 
     Every file below the folder becomes a row or a rejected row with its reason: what isn't an image,
     is broken or too large, or lies outside a class folder. Files and folders whose name starts with a
@@ -98,6 +99,12 @@ def _sample(path: str, params: ImageFolderParams, labels: Mapping[str, int]) -> 
         return values, str(fault)
     facts = stored.facts
     return values | {"image": stored.data, "width": facts.width, "height": facts.height, "format": facts.format, "padded": stored.padded}, None
+
+
+def _turn(path: str, params: ImageFolderParams) -> int:
+    """When the split of a path has its turn."""
+    split = SPLITS.get(path.split("/")[0]) if params.splits == "folders" else None
+    return SPLIT_ORDER.index(split) if split else 0
 
 
 def _id(content: str, params: ImageFolderParams) -> dict[str, str]:

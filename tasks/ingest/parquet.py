@@ -13,7 +13,7 @@ from stillroom.images import MAX_PIXELS
 from stillroom.operators import Params, Rows, SourcePath, Unit, source
 from tasks.ingest._columns import Role, Roles, assign, class_names, fields_of, id_column, plain, unified
 from tasks.ingest._rows import Origin, parts, repeated, rows_of
-from tasks.ingest._samples import ClassNames, readable
+from tasks.ingest._samples import ClassNames, own_columns, readable
 
 # Images are decoded as they come, so few rows at a time are enough.
 _IMAGE_ROWS, _LIGHT_ROWS = 128, 4096
@@ -25,7 +25,11 @@ class ParquetParams(Params):
     path: SourcePath = Field(description="A Parquet file, or a folder: all *.parquet below it, in the order of their paths.")
     columns: dict[Role, str] | None = Field(None, description="Column by role: image, label, text, group, split, source; a column called like a role plays it.")
     classes: ClassNames | None = Field(None, description="Class names in index order; default: the file's own (ClassLabel), else those found.")
-    id: str = Field("content", pattern="^(content|row|column:.+)$", description="sample_id: content (hash of the image's bytes, else of the text), row (file:row), or column:NAME.")
+    id: str = Field(
+        "content",
+        pattern="^(content|row|column:.+)$",
+        description="sample_id: content (hash of the image's bytes, else of the text), row (file:row), or column:NAME.",
+    )
     max_pixels: int = Field(MAX_PIXELS, gt=0, description="Reject images of more pixels, by their header.")
     shard_rows: int = Field(8192, gt=0, description="Rows a unit of work; no result depends on it.")
 
@@ -69,6 +73,7 @@ def parquet(unit: Unit, params: ParquetParams, schema: pa.Schema) -> Iterator[Ro
     Raises:
         InputError: no such file, no Parquet, columns that don't fit their roles or change type.
     """
+    schema = own_columns(schema)
     name = unquote(unit.value["file"], errors="surrogateescape")
     roles = Roles(unit.value["columns"], tuple(unit.value["passing"]), params.id)
     origin = Origin(readable(name), dict(unit.value["duplicates"]), max_pixels=params.max_pixels)

@@ -65,7 +65,8 @@ def load_unet(config: Mapping[str, Any], weights: bytes, device: str) -> "UNet2D
         raise InputError("model", f"its task is '{config.get('task')}', not '{TASK}'", "train it with train.class_diffusion")
     unet = build_unet(config)
     unet.load_state_dict(load(weights))
-    return unet.to(device).eval()
+    unet.to(device)  # type: ignore[arg-type]  # diffusers wraps `to` such that its type has no self
+    return unet.eval()
 
 
 def make_scheduler(config: Mapping[str, Any]) -> "DDIMScheduler":
@@ -132,7 +133,7 @@ def sample(
             else:
                 wanted_BCHW, none_BCHW = unet(torch.cat([images_BCHW, images_BCHW]), time, both_2B).sample.chunk(2)
                 answer_BCHW = none_BCHW + guidance * (wanted_BCHW - none_BCHW)
-            images_BCHW = scheduler.step(answer_BCHW, time, images_BCHW, eta=0.0).prev_sample
+            images_BCHW = scheduler.step(answer_BCHW, time, images_BCHW, eta=0.0, return_dict=False)[0]
         pixels_BCHW = ((images_BCHW.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).cpu().numpy()
     side_px = config["side_px"]
     return np.ascontiguousarray(pixels_BCHW[:, :, :side_px, :side_px])

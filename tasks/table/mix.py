@@ -1,23 +1,72 @@
 """table.mix: several tables as one."""
 
+from collections.abc import Mapping
+from fractions import Fraction
+from typing import Annotated
+
 import polars as pl
 from pydantic import Field
 
+from stillroom.errors import InputError
 from stillroom.operators import Draw, Input, Params, select
+
+Weight = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 class MixParams(Params):
     """Parameters of `table.mix`."""
 
-    weights: dict[str, float] | None = Field(default=None, description="Shares of the mix by input name. Left out, all rows stay.")
+    weights: dict[str, Weight] | list[Weight] | None = Field(
+        default=None, description="Proportions by input name (or in the order of a list): what is over its share leaves at random. Left out, all rows stay."
+    )
 
 
 @select(version=1, inputs={"*": Input()}, random=True)
 def mix(frames: dict[str, pl.DataFrame], params: MixParams, draw: Draw) -> pl.DataFrame:
-    """Put the rows of all inputs one after another; of two with one id the second is dropped."""
-    parts = []
-    for name, frame in frames.items():
-        parts.append(frame.select("sample_id").with_columns(pl.lit(name).alias("input")).with_row_index("row"))
-    lines = pl.concat(parts).with_columns(pl.col("row").cast(pl.Int64))
-    twice = lines["sample_id"].is_first_distinct()
-    return lines.with_columns(pl.when(~twice).then(pl.lit("duplicate of a row in an earlier input")).alias("reason"))
+    """Put the rows of all inputs one after another, in the order of the inputs' names (of a list: its own).
+
+    Of two rows with one id the later is dropped. Under `weights` the mix is then the largest that has
+    these proportions: with N_i rows and share p_i, min_i(N_i / p_i) rows in all, each input's number
+    rounded. Which rows of an input stay depends on seed and ids alone.
+
+    Raises:
+        InputError: weights don't name just the inputs, or one of these is empty.
+    """
+    names = sorted(frames, key=_place)
+    parts = [frames[name].select("sample_id", pl.lit(name).alias("input"), pl.int_range(pl.len(), dtype=pl.Int64).alias("row")) for name in names]
+    lines = pl.concat(parts)
+    first = pl.col("input").first().over("sample_id")
+    twin = ~pl.col("sample_id").is_first_distinct()
+    lines = lines.with_columns(pl.when(twin).then(pl.format("duplicate of a row in {}", first)).alias("reason"))
+    if params.weights is None:
+        return lines
+    return lines.with_columns(_over_its_share(lines, _shares(params.weights, names), draw))
+
+
+def _place(name: str) -> tuple[bool, int, str]:
+    # The inputs of a list are called 0, 1, 2 … 10. The order they come in is no part of a fingerprint.
+    return (not name.isdecimal(), int(name) if name.isdecimal() else 0, name)
+
+
+def _shares(weights: Mapping[str, float] | list[float], names: list[str]) -> dict[str, Fraction]:
+    """Shares that sum to 1, exact."""
+    named = weights if isinstance(weights, Mapping) else {str(place): weight for place, weight in enumerate(weights)}
+    if named.keys() != set(names):
+        raise InputError("weights", f"are for {', '.join(named)}, and the inputs are {', '.join(names)}", "give one weight for each input")
+    exact = {name: Fraction(str(named[name])) for name in names}
+    return {name: weight / sum(exact.values()) for name, weight in exact.items()}
+
+
+def _over_its_share(lines: pl.DataFrame, shares: Mapping[str, Fraction], draw: Draw) -> pl.Series:
+    """The reasons of `lines`, and one for each row that is over its input's share."""
+    left = {name: lines.with_row_index("line").filter((pl.col("input") == name) & pl.col("reason").is_null()) for name in shares}
+    if empty := [name for name, rows in left.items() if not rows.height]:
+        raise InputError("weights", f"input '{empty[0]}' has no rows of its own, so its share can't be met")
+    total = min(rows.height / shares[name] for name, rows in left.items())
+    reasons = lines["reason"].to_list()
+    for name, rows in left.items():
+        # Halves upwards, so that it doesn't depend on whether the number is even.
+        keep = int(total * shares[name] + Fraction(1, 2))
+        for place in draw.order(rows["sample_id"].to_list())[keep:]:
+            reasons[rows["line"][int(place)]] = f"over the share of {name}: {keep:,} of {rows.height:,} rows stay"
+    return pl.Series("reason", reasons, pl.String)

@@ -92,10 +92,12 @@ class _Run:
         self.config, self.params, self.work = config, params, work
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(work.draw.integer("init"))
-            self.unet = build_unet(config).to(work.device).train()
-        self.scheduler = make_scheduler(config)
+            self.unet = build_unet(config)
+        self.unet.to(work.device)  # type: ignore[arg-type]  # diffusers wraps `to` such that its type has no self
+        self.unet.train()
+        self.scheduler: Any = make_scheduler(config)
         self.names = [name for name, _ in self.unet.named_parameters()]
-        self.weights = list(self.unet.parameters())
+        self.weights: list[Tensor] = list(self.unet.parameters())
         self.average = [weight.detach().clone() for weight in self.weights]
         self.loss = torch.zeros((), device=work.device)
         self.optimizer = torch.optim.AdamW(self.weights, betas=(0.9, 0.99), weight_decay=0.0, fused=True)

@@ -1,6 +1,7 @@
 """schemas.recipe_schema: editors accept what stillroom accepts, and mark typos where they are."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import jsonschema
 import pyarrow as pa
@@ -9,6 +10,7 @@ from pydantic import BaseModel, Field
 
 from schemas.recipe_schema import recipe_json_schema
 from schemas.yaml import read_yaml
+from stillroom import registry
 from stillroom.operators import Input, Operator, Params, Rows, SourcePath, measure, row, select, source
 
 
@@ -43,6 +45,15 @@ def proof(unit):
     """Judge."""
 
 
+class StudentParams(Params):
+    steps: int = Field(description="Steps.")
+    labels: str = Field(default="hard", description="Set by the arm.")
+
+
+def student(unit, params: StudentParams):
+    """Train."""
+
+
 def operators() -> list[Operator]:
     reinforced = {"samples": Input(), "teacher": Input(kind="model"), "check_on": Input(optional=True)}
     return [
@@ -50,7 +61,8 @@ def operators() -> list[Operator]:
         replace(row(version=1, adds={"x": pa.int64()}, inputs=reinforced)(reinforce), name="reinforce.it"),
         replace(select(version=1, inputs={"*": Input()})(mix), name="table.mix"),
         replace(select(version=1)(mix), name="prune.one"),
-        replace(measure(version=1, units=list, adds={}, inputs={"test": Input(), "*": Input(kind="model")}, hidden=True)(proof), name="evaluate.hidden"),
+        replace(measure(version=1, units=list, adds={}, inputs={"test": Input(), "*": Input(kind="model")})(proof), name="evaluate.student"),
+        replace(measure(version=1, units=list, adds={}, inputs={"test": Input()}, hidden=True)(student), name="train.student"),
     ]
 
 
@@ -66,8 +78,15 @@ stages:
   small_too: {op: prune.one, from: {samples: both}}
   views:
     op: reinforce.it
-    from: {samples: small, teacher: [raw, both], check_on: both.validation}
+    from: {samples: small, teacher: raw, check_on: both.validation}
     views: {count: 3}
+  in_order: {op: reinforce.it, from: [small, raw], views: {count: 3}}
+  proof:
+    op: evaluate.student
+    from: {candidate: views, raw: small, tune: both.validation, test: both.test}
+    control: {in_place_of: small, pool: both.train}
+    ablations: [small]
+    student: {steps: 400}
 publish:
   splits: {train: views, test: both.test}
   require: {max_rejects: 1%, checks: [{column: label, between: [0, 9]}, {column: s, in: [a, 1]}, {rows: {min: 3}}]}
@@ -75,8 +94,8 @@ publish:
 """
 
 
-def complaints(text: str) -> set[str]:
-    validator = jsonschema.Draft202012Validator(SCHEMA)
+def complaints(text: str, schema: dict = SCHEMA) -> set[str]:
+    validator = jsonschema.Draft202012Validator(schema)
     return {f"{'.'.join(map(str, error.path))}: {error.message}" for error in validator.iter_errors(read_yaml(text).value)}
 
 
@@ -94,7 +113,7 @@ def test_accepts_a_right_recipe():
         ("name: photos", "name: Photos", "name: "),
         ("seed: 7", "sed: 7", ": Additional properties are not allowed ('sed' was unexpected)"),
         ("op: ingest.folder", "op: ingest.foldr", "stages.raw.op: 'ingest.foldr' is not one of"),
-        ("op: ingest.folder", "op: evaluate.hidden", "stages.raw.op: 'evaluate.hidden' is not one of"),
+        ("op: ingest.folder", "op: train.student", "stages.raw.op: 'train.student' is not one of"),
         ('path: "${env:PHOTOS}", ', "", "stages.raw: 'path' is a required property"),
         ('"${env:ROWS}"', "some", "stages.raw.shard_rows: "),
         ("shard_rows", "shard_row", "stages.raw: Additional properties are not allowed ('shard_row' was unexpected)"),
@@ -102,10 +121,15 @@ def test_accepts_a_right_recipe():
         ("retries", "retry", "stages.raw.run: Additional properties are not allowed ('retry' was unexpected)"),
         ("seed: 3", "seed: -3", "stages.both.seed: -3 is less than the minimum of 0"),
         ("from: both}", "form: both}", "stages.small: 'from' is a required property"),
-        ("from: both}", "from: [both]}", "stages.small.from: "),
+        ("from: both}", "from: [both, raw]}", "stages.small.from: "),
+        ("[small, raw]", "[small]", "stages.in_order.from: "),
+        ("candidate: views", "candidat: views", "stages.proof.from: 'candidate' is a required property"),
+        ("in_place_of", "inplace_of", "stages.proof.control: 'in_place_of' is a required property"),
+        ("{steps: 400}", "{stepz: 400}", "stages.proof.student: 'steps' is a required property"),
+        ("{steps: 400}", "{steps: 400, labels: hard}", "stages.proof.student: Additional properties are not allowed ('labels' was unexpected)"),
         ("from: {samples: both}", "from: {sample: both}", "stages.small_too.from: "),
         ("raw.train]", "raw.trian]", "stages.both.from: "),
-        ("teacher: [raw, both], ", "", "stages.views.from: "),
+        ("teacher: raw, ", "", "stages.views.from: "),
         ("{count: 3}", "{cuont: 3}", "stages.views.views: "),
         ("splits: {train", "splits: {trian", "publish.splits: 'trian' is not one of"),
         ("max_rejects: 1%", "max_rejects: some", "publish.require.max_rejects: "),
@@ -122,3 +146,12 @@ def test_marks_a_typo_where_it_is(right, wrong, where):
 def test_describes_operators_and_parameters():
     properties = SCHEMA["$defs"]["ingest.folder"]["properties"]
     assert (properties["op"]["description"], properties["path"]["description"], properties["shard_rows"]["default"]) == ("Read a folder.", "The folder.", 10)
+
+
+def test_accepts_the_recipes_that_ship():
+    schema = recipe_json_schema(registry.load(name) for name in registry.operators())
+    jsonschema.Draft202012Validator.check_schema(schema)
+    recipes = sorted((Path(__file__).parents[2] / "recipes").glob("*.yaml"))
+    assert recipes
+    for recipe in recipes:
+        assert complaints(recipe.read_text(encoding="utf-8"), schema) == set()

@@ -128,7 +128,7 @@ def test_a_cut_jpeg_is_refused_unless_padding_is_asked_for():
 @pytest.mark.parametrize("kind", ["PNG", "GIF", "BMP", "TIFF", "WEBP", "PPM"])
 def test_other_cut_formats_are_refused_even_with_padding(kind):
     data = encoded(Image.fromarray(NOISE), kind)
-    with pytest.raises(ImageFault, match="truncated|broken"):
+    with pytest.raises(ImageFault, match=r"truncated|broken"):
         decode(data[: len(data) * 6 // 10], truncated="pad")
 
 
@@ -160,7 +160,14 @@ def test_the_limit_is_a_parameter_both_ways():
 
 @pytest.mark.parametrize(
     ("data", "reason"),
-    [(b"", "empty file"), (b"just text", "not an image"), (b"%!PS-Adobe-3.0 EPSF-3.0", "not an image"), (b"\x89PNG\r\n\x1a\nrubbish", "broken png|truncated"), (b"\xff\xd8\xff\xe0", "broken jpeg|truncated"), (b"BMW is a car maker, " * 9, "not an image")],
+    [
+        (b"", "empty file"),
+        (b"just text", "not an image"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0", "not an image"),
+        (b"\x89PNG\r\n\x1a\nrubbish", "broken png|truncated"),
+        (b"\xff\xd8\xff\xe0", "broken jpeg|truncated"),
+        (b"BMW is a car maker, " * 9, "not an image"),
+    ],
 )
 def test_what_is_no_image_says_so(data, reason):
     with pytest.raises(ImageFault, match=reason):

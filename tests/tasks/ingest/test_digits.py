@@ -10,13 +10,14 @@ from stillroom.errors import InputError
 from stillroom.fields import label_names
 from stillroom.images import decode_batch
 from stillroom.operators import Params, call
+from stillroom.stored import with_hashes
 from tasks.ingest.digits import digits
 
 
 def read() -> pa.Table:
     schema = pa.schema(list(digits.added(Params(), {}).values()))
     (unit,) = call(digits.units, {"params": Params()})
-    batches = [rows.batch for rows in digits(unit, schema)]
+    batches = [rows.batch for rows in digits(unit, with_hashes(schema))]
     return pa.Table.from_batches(batches, schema)
 
 

@@ -13,6 +13,7 @@ from stillroom.errors import InputError
 from stillroom.fields import label_names
 from stillroom.images import decode, encode_png
 from stillroom.operators import call
+from stillroom.stored import with_hashes
 from tasks.ingest.hf_dataset import HfDatasetParams, hf_dataset
 
 FEATURES = datasets.Features({"picture": datasets.Image(), "kind": datasets.ClassLabel(names=["zebra", "ant"]), "note": datasets.Value("large_string")})
@@ -20,7 +21,11 @@ FEATURES = datasets.Features({"picture": datasets.Image(), "kind": datasets.Clas
 
 def dataset(*shades: int) -> datasets.Dataset:
     pixels = [np.full((2, 3, 1), shade, np.uint8) for shade in shades]
-    columns = {"picture": [{"bytes": encode_png(image), "path": None} for image in pixels], "kind": [shade % 2 for shade in shades], "note": [f"shade {shade}" for shade in shades]}
+    columns = {
+        "picture": [{"bytes": encode_png(image), "path": None} for image in pixels],
+        "kind": [shade % 2 for shade in shades],
+        "note": [f"shade {shade}" for shade in shades],
+    }
     return datasets.Dataset.from_dict(columns, FEATURES)
 
 
@@ -29,7 +34,7 @@ def ingest(path: Path, **given: object) -> tuple[pa.Table, list[str | None]]:
     schema = pa.schema(list(hf_dataset.added(params, {}).values()))
     batches, reasons = [], []
     for unit in call(hf_dataset.units, {"params": params}):
-        for rows in hf_dataset(unit, params, schema):
+        for rows in hf_dataset(unit, params, with_hashes(schema)):
             assert rows.batch.schema == schema
             batches.append(rows.batch)
             reasons += [None] * rows.batch.num_rows if rows.rejected is None else rows.rejected.to_pylist()
@@ -58,10 +63,10 @@ def test_its_splits_become_a_column_or_one_is_read_alone(tmp_path):
     datasets.DatasetDict({"train": dataset(0, 1), "validation": dataset(2), "test": dataset(3)}).save_to_disk(tmp_path / "set")
     table, _ = ingest(tmp_path / "set")
     assert table.select(["split", "source"]).to_pylist() == [
+        {"split": "test", "source": "test:0"},
+        {"split": "validation", "source": "validation:0"},
         {"split": "train", "source": "train:0"},
         {"split": "train", "source": "train:1"},
-        {"split": "validation", "source": "validation:0"},
-        {"split": "test", "source": "test:0"},
     ]
     alone, _ = ingest(tmp_path / "set", split="test")
     assert alone["note"].to_pylist() == ["shade 3"]
@@ -109,7 +114,7 @@ def test_what_can_not_be_read_is_one_clear_error(tmp_path):
     with pytest.raises(InputError, match="no such folder; the Hub isn't asked"):
         ingest(Path("mnist"))
     (tmp_path / "empty").mkdir()
-    with pytest.raises(InputError, match="datasets can't read it: .* doesn't contain any data files"):
+    with pytest.raises(InputError, match=r"datasets can't read it: .* doesn't contain any data files"):
         ingest(tmp_path / "empty")
     (tmp_path / "csv").mkdir()
     (tmp_path / "csv/train.csv").write_text("a,b\n1,2\n")

@@ -15,6 +15,7 @@ from stillroom.errors import InputError
 from stillroom.fields import label_names
 from stillroom.images import decode
 from stillroom.operators import call
+from stillroom.stored import with_hashes
 from tasks.ingest.idx import IdxParams, idx
 
 
@@ -36,7 +37,7 @@ def ingest(**given: object) -> tuple[pa.Table, list[str | None]]:
     schema = pa.schema(list(idx.added(params, {}).values()))
     batches, reasons = [], []
     for unit in call(idx.units, {"params": params}):
-        for rows in idx(unit, params, schema):
+        for rows in idx(unit, params, with_hashes(schema)):
             batches.append(rows.batch)
             reasons += [None] * rows.batch.num_rows if rows.rejected is None else rows.rejected.to_pylist()
     return pa.Table.from_batches(batches, schema), reasons
@@ -55,14 +56,14 @@ def test_gives_back_pixels_and_labels_for_any_cut_into_units(tmp_path, labels, p
     assert not any(reasons)
 
 
-def test_test_files_make_a_split_and_share_the_classes(tmp_path):
+def test_test_files_make_a_split_come_first_and_share_the_classes(tmp_path):
     _, train = pair(tmp_path, [0, 1])
     _, test = pair(tmp_path, [3], seed=1, name="test", packed=True)
     table, _ = ingest(**train, test_images=test["images"], test_labels=test["labels"])
     assert table.select(["label", "split", "source", "width", "height", "format"]).to_pylist() == [
+        {"label": 3, "split": "test", "source": "test-images:0", "width": 4, "height": 5, "format": "png"},
         {"label": 0, "split": "train", "source": "train-images:0", "width": 4, "height": 5, "format": "png"},
         {"label": 1, "split": "train", "source": "train-images:1", "width": 4, "height": 5, "format": "png"},
-        {"label": 3, "split": "test", "source": "test-images:0", "width": 4, "height": 5, "format": "png"},
     ]
     assert label_names(table.schema) == ["0", "1", "2", "3"]
     assert "split" not in ingest(**train)[0].schema.names

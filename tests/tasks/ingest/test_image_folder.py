@@ -15,6 +15,7 @@ from stillroom.errors import InputError
 from stillroom.fields import label_names
 from stillroom.images import decode, encode_png
 from stillroom.operators import call
+from stillroom.stored import with_hashes
 from tasks.ingest.image_folder import ImageFolderParams, image_folder
 
 
@@ -39,7 +40,7 @@ def ingest(path: Path, **given: object) -> tuple[pa.Table, dict[str, str]]:
     schema = pa.schema(list(image_folder.added(params, {}).values()))
     kept, reasons = [], {}
     for unit in call(image_folder.units, {"params": params}):
-        for rows in image_folder(unit, params, schema):
+        for rows in image_folder(unit, params, with_hashes(schema)):
             assert rows.batch.schema == schema
             rejected = pa.nulls(rows.batch.num_rows, pa.string()) if rows.rejected is None else rows.rejected
             kept.append(rows.batch.filter(rejected.is_null()))
@@ -66,7 +67,10 @@ def test_class_folders_are_ordered_by_number(tmp_path):
 
 
 def test_labels_agree_over_splits_when_one_lacks_a_class(tmp_path):
-    lay_out(tmp_path, {"train/1/a.png": picture(1), "train/2/a.png": picture(2), "train/10/a.png": picture(3), "val/10/a.png": picture(4), "test/2/a.png": picture(5)})
+    lay_out(
+        tmp_path,
+        {"train/1/a.png": picture(1), "train/2/a.png": picture(2), "train/10/a.png": picture(3), "val/10/a.png": picture(4), "test/2/a.png": picture(5)},
+    )
     table, _ = ingest(tmp_path, splits="folders")
     assert label_names(table.schema) == ["1", "2", "10"]
     assert sorted(zip(table["split"].to_pylist(), table["label_name"].to_pylist(), table["label"].to_pylist(), strict=True)) == [
@@ -76,6 +80,12 @@ def test_labels_agree_over_splits_when_one_lacks_a_class(tmp_path):
         ("train", "2", 1),
         ("validation", "10", 2),
     ]
+
+
+def test_held_out_splits_come_first_so_that_theirs_stay_of_equal_images(tmp_path):
+    lay_out(tmp_path, {f"{split}/cat/a.png": picture(1) for split in ("train", "val", "test")})
+    table, _ = ingest(tmp_path, splits="folders", shard_rows=1)
+    assert table["split"].to_pylist() == ["test", "validation", "train"]
 
 
 def test_declared_classes_set_the_order_and_reject_the_rest(tmp_path):
@@ -134,7 +144,18 @@ def test_the_format_is_that_of_the_content(tmp_path):
 
 
 def test_every_file_that_is_no_image_is_rejected_with_its_reason(tmp_path):
-    lay_out(tmp_path, {"cat/a.png": picture(1), "cat/notes.txt": b"a tabby", "cat/empty.png": b"", "cat/.DS_Store": b"x", ".git/config": b"x", "README": picture(2), "cat/big.png": picture(3, size=(50, 50))})
+    lay_out(
+        tmp_path,
+        {
+            "cat/a.png": picture(1),
+            "cat/notes.txt": b"a tabby",
+            "cat/empty.png": b"",
+            "cat/.DS_Store": b"x",
+            ".git/config": b"x",
+            "README": picture(2),
+            "cat/big.png": picture(3, size=(50, 50)),
+        },
+    )
     (tmp_path / "cat/gone.png").symlink_to("nowhere")
     os.mkfifo(tmp_path / "cat/pipe")
     table, reasons = ingest(tmp_path, max_bytes=5000, max_pixels=100)

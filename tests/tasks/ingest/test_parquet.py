@@ -18,6 +18,7 @@ from stillroom.errors import InputError
 from stillroom.fields import heavy_names, label_names
 from stillroom.images import encode_png
 from stillroom.operators import call
+from stillroom.stored import with_hashes
 from tasks.ingest.parquet import ParquetParams, parquet
 
 
@@ -32,7 +33,7 @@ def ingest(path: Path, **given: object) -> tuple[pa.Table, list[str | None]]:
     batches, reasons = [], []
     for unit in call(parquet.units, {"params": params}):
         assert json.loads(json.dumps(unit.value)) == unit.value, "a unit's value travels as JSON"
-        for rows in parquet(unit, params, schema):
+        for rows in parquet(unit, params, with_hashes(schema)):
             assert rows.batch.schema == schema
             batches.append(rows.batch)
             reasons += [None] * rows.batch.num_rows if rows.rejected is None else rows.rejected.to_pylist()
@@ -53,30 +54,54 @@ def test_roles_images_labels_and_the_rest(tmp_path):
     assert label_names(table.schema) == ["cat", "dog"]
     expected = {"width": 5, "height": 3, "format": "png"}
     assert table.to_pylist() == [
-        expected | {"sample_id": blake3(picture(1)).hexdigest()[:32], "image": picture(1), "label": 1, "label_name": "dog", "text": "a dog", "source": "a.parquet:0", "weight": 1.5},
-        expected | {"sample_id": blake3(picture(2)).hexdigest()[:32], "image": picture(2), "label": 0, "label_name": "cat", "text": None, "source": "a.parquet:1", "weight": 2.5},
+        expected
+        | {
+            "sample_id": blake3(picture(1)).hexdigest()[:32],
+            "image": picture(1),
+            "label": 1,
+            "label_name": "dog",
+            "text": "a dog",
+            "source": "a.parquet:0",
+            "weight": 1.5,
+        },
+        expected
+        | {
+            "sample_id": blake3(picture(2)).hexdigest()[:32],
+            "image": picture(2),
+            "label": 0,
+            "label_name": "cat",
+            "text": None,
+            "source": "a.parquet:1",
+            "weight": 2.5,
+        },
     ]
 
 
 VALUES = st.fixed_dictionaries(
-    {"label": st.integers(0, 4), "text": st.text(max_size=5), "numbers": st.none() | st.lists(st.integers(-5, 5), max_size=3), "flag": st.none() | st.booleans(), "nested": st.none() | st.fixed_dictionaries({"a": st.none() | st.floats(-1, 1)})}
+    {
+        "label": st.integers(0, 4),
+        "text": st.text(max_size=5),
+        "numbers": st.none() | st.lists(st.integers(-5, 5), max_size=3),
+        "flag": st.none() | st.booleans(),
+        "nested": st.none() | st.fixed_dictionaries({"a": st.none() | st.floats(-1, 1)}),
+    }
 )
+SCHEMA = pa.schema({"label": pa.int32(), "text": pa.string(), "numbers": pa.list_(pa.int16()), "flag": pa.bool_(), "nested": pa.struct({"a": pa.float64()})})
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(rows=st.lists(VALUES, min_size=1, max_size=30), group=st.integers(1, 12), shard=st.integers(1, 12), parts=st.integers(1, 3))
 def test_every_value_comes_back_for_any_files_row_groups_and_units(tmp_path_factory, rows, group, shard, parts):
-    schema = pa.schema({"label": pa.int32(), "text": pa.string(), "numbers": pa.list_(pa.int16()), "flag": pa.bool_(), "nested": pa.struct({"a": pa.float64()})})
     folder = tmp_path_factory.mktemp("set")
     places = []
     for part in range(parts):
         own = rows[part::parts]
-        write(folder / f"{part}.parquet", pa.Table.from_pylist(own, schema), row_group_size=group)
+        write(folder / f"{part}.parquet", pa.Table.from_pylist(own, SCHEMA), row_group_size=group)
         places += [(row, f"{part}.parquet:{index}") for index, row in enumerate(own)]
     table, reasons = ingest(folder, id="row", shard_rows=shard, classes=["a", "b", "c", "d", "e"])
     assert not any(reasons)
     assert table["sample_id"].to_pylist() == [place for _, place in places]
-    assert table.select(schema.names).to_pylist() == [row for row, _ in places]
+    assert table.select(SCHEMA.names).to_pylist() == [row for row, _ in places]
     assert table["label_name"].to_pylist() == ["abcde"[row["label"]] for row, _ in places]
 
 
@@ -142,7 +167,12 @@ def test_one_schema_over_all_files(tmp_path):
 
 
 def test_large_view_and_dictionary_types_become_plain_ones(tmp_path):
-    columns = {"text": pa.array(["x"], pa.large_string()), "view": pa.array(["v"], pa.string_view()), "code": pa.array(["c"]).dictionary_encode(), "deep": pa.array([[b"b"]], pa.large_list(pa.large_binary()))}
+    columns = {
+        "text": pa.array(["x"], pa.large_string()),
+        "view": pa.array(["v"], pa.string_view()),
+        "code": pa.array(["c"]).dictionary_encode(),
+        "deep": pa.array([[b"b"]], pa.large_list(pa.large_binary())),
+    }
     table, _ = ingest(write(tmp_path / "a.parquet", columns))
     assert [table.schema.field(name).type for name in ("text", "view", "code")] == [pa.string()] * 3
     assert pa.types.is_list(table.schema.field("deep").type)
@@ -174,7 +204,14 @@ def test_null_and_repeated_ids_are_rejected_with_their_rows(tmp_path):
     write(tmp_path / "a.parquet", {"text": list("pqrs"), "key": ["k", None, "l", "k"]})
     write(tmp_path / "b.parquet", {"text": list("tu"), "key": ["m", "l"]})
     table, reasons = ingest(tmp_path, id="column:key", shard_rows=1)
-    assert reasons == [None, "id is null (row 1)", None, "duplicate id 'k' (row 3; first at a.parquet:0)", None, "duplicate id 'l' (row 1; first at a.parquet:2)"]
+    assert reasons == [
+        None,
+        "id is null (row 1)",
+        None,
+        "duplicate id 'k' (row 3; first at a.parquet:0)",
+        None,
+        "duplicate id 'l' (row 1; first at a.parquet:2)",
+    ]
     assert table["sample_id"].to_pylist() == ["k", "a.parquet:1", "l", "k", "m", "l"]
     assert table["key"].to_pylist() == ["k", None, "l", "k", "m", "l"], "the column itself passes through"
 

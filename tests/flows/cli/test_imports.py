@@ -1,0 +1,48 @@
+"""Which modules a command loads: what only looks must not wait for torch, Prefect, Great Expectations or diffusers."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+HEAVY = {"torch", "torchvision", "timm", "diffusers", "transformers", "datasets", "prefect", "great_expectations", "pandas", "sklearn", "lancedb"}
+
+LOADED = """
+import json, sys
+from flows.cli.app import main
+code = 0
+try:
+    main()
+except SystemExit as end:
+    code = end.code or 0
+json.dump({"code": code, "loaded": sorted({name.partition(".")[0] for name in sys.modules})}, sys.stderr)
+"""
+
+
+def loaded_by(*words: str) -> set[str]:
+    """The top-level modules that `stillroom WORDS…` had loaded when it ended well."""
+    ran = subprocess.run([sys.executable, "-c", LOADED, *words], capture_output=True, text=True, check=True)
+    ended = json.loads(ran.stderr[ran.stderr.rindex('{"code"') :])
+    assert ended["code"] == 0, ran.stderr
+    return set(ended["loaded"])
+
+
+@pytest.mark.parametrize("words", [["--help"], ["build", "--help"], ["ui", "--help"]])
+def test_help_loads_no_numerics_at_all(words):
+    assert not loaded_by(*words) & (HEAVY | {"numpy", "pyarrow", "polars", "lance"})
+
+
+@pytest.mark.parametrize("words", [["ops"], ["ops", "filter.exact_duplicates"], ["ops", "train.class_diffusion"]])
+def test_ops_knows_every_operator_without_what_operators_run_on(words):
+    assert not loaded_by(*words) & HEAVY
+
+
+def test_plan_looks_without_loading_what_runs(mini: Path, store: Path):
+    assert not loaded_by("plan", str(mini), "--store", str(store)) & HEAVY
+
+
+@pytest.mark.parametrize("words", [["show", "digits@1"], ["show", "digits@1", "--json"], ["snapshots"], ["runs"]])
+def test_looking_at_a_store_loads_no_engine(words, published: Path):
+    assert not loaded_by(*words, "--store", str(published)) & HEAVY
