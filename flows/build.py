@@ -19,12 +19,14 @@ from flows.publish import Published, published_before, publish_build
 from schemas.recipe import Require
 from stillroom.errors import StageError, StillroomError
 from stillroom.records import Record, TableRef
+from stillroom.stored import StoredTable
 from stillroom.stores import Store
 from storage.runs import begin_run, end_run
 from tasks.pool import Pool
 from tasks.specs import StageSpec
 
 if TYPE_CHECKING:
+    from flows.artifacts import ProgressBar
     from tasks.stage import StageCall
 
 __all__ = ["Build", "BuildResult", "build_recipe", "current_build"]
@@ -69,6 +71,7 @@ class Build:
         self._units: dict[str, dict[str, tuple[float, float]]] = {}
         self._names = {stage.prints.table: stage.name for stage in plan.stages}
         self._run = ""
+        self._bars: dict[str, ProgressBar] = {}
 
     @classmethod
     def of(cls, recipe: str, store: str, overrides: Sequence[str], *, rows: int | None = None, until: str | None = None, workers: int | None = None) -> "Build":
@@ -94,7 +97,7 @@ class Build:
             record=planned.record,
             spec=lambda tables: self._spec(planned, tables),
             pool=self.pool,
-            begun=lambda: self.tell(StageStarted(planned.name, planned.op)),
+            begun=lambda: self._begun(planned),
             ended=lambda record, reused: self._ended(planned, record, reused),
         )
 
@@ -115,7 +118,18 @@ class Build:
             self.tell(StageDone("publish", "Reused" if published.same else "Built", published.rows, seconds=round(time.perf_counter() - begun, 2)))
             for note in published.notes:
                 self.tell(Note(note))
+            self._show_outcome(published)
         return self._result(published, reused_all=not self.plan.running and published.same)
+
+    def _show_outcome(self, published: Published) -> None:
+        """Leave the rows of all stages, the proof and the report's place in the Prefect UI."""
+        from flows.artifacts import proof_artifact, report_link_artifact, rows_artifact
+
+        rows_artifact([self._row_line(stage.name) for stage in self.plan.stages if stage.name in self.lines])
+        if published.proof:
+            proof_artifact(published.proof)
+        if published.report and published.snapshot:
+            report_link_artifact(published.report, published.snapshot)
 
     def failed(self, error: StillroomError) -> None:
         """Tell the listener which stage failed."""
@@ -134,6 +148,12 @@ class Build:
             raise StageError(planned.name, f"its input '{name}' is not there", "build the recipe again")
         return self.plan.spec(planned, known)
 
+    def _begun(self, planned: Planned) -> None:
+        from flows.artifacts import ProgressBar
+
+        self._bars[planned.name] = ProgressBar(planned.name)
+        self.tell(StageStarted(planned.name, planned.op))
+
     def _ended(self, planned: Planned, record: Record, reused: bool) -> None:
         publish = self.plan.graph.recipe.publish
         _check(planned, record, publish.require if publish else Require())
@@ -142,6 +162,23 @@ class Build:
         line = StageDone(planned.name, "Reused" if reused else "Built", record.table.rows, counts.get("dropped", 0), counts.get("rejected", 0), 0.0 if reused else record.seconds)
         self.lines[planned.name] = {"op": planned.op, "hidden": planned.hidden, **asdict(line)}
         self.tell(line)
+        if not reused:
+            self._show(planned, record)
+
+    def _show(self, planned: Planned, record: Record) -> None:
+        """Leave a stage's rows and some of its pictures in the Prefect UI."""
+        from flows.artifacts import rows_artifact, sample_groups, samples_artifact
+
+        self._bars[planned.name].finish()
+        rows_artifact([self._row_line(planned.name)], planned.name)
+        if planned.resolved.operator.gives == "samples" and not planned.hidden:
+            removed = StoredTable(self.store, record.removed) if record.removed else None
+            inputs = [StoredTable(self.store, self.records[edge.stage].table) for edge in planned.resolved.inputs.values() if edge.stage in self.records]
+            samples_artifact(planned.name, sample_groups(StoredTable(self.store, record.table), removed, [table for table in inputs if "image" in table.schema.names]))
+
+    def _row_line(self, name: str) -> dict[str, Any]:
+        counts = self.records[name].counts
+        return {**self.lines[name], "in": counts.get("in", counts.get("planned", 0)), "out": self.records[name].table.rows, "merged": counts.get("merged", 0)}
 
     def _progress(self, key: str, unit: str, done: float, total: float) -> None:
         name = self._names.get(key)
@@ -149,7 +186,10 @@ class Build:
             return
         units = self._units.setdefault(name, {})
         units[unit] = (done, total)
-        self.tell(StageProgress(name, sum(d for d, _ in units.values()), sum(t for _, t in units.values())))
+        so_far, whole = sum(d for d, _ in units.values()), sum(t for _, t in units.values())
+        self.tell(StageProgress(name, so_far, whole))
+        if name in self._bars:
+            self._bars[name].update(so_far, whole)
 
     def _result(self, published: Published, *, reused_all: bool) -> BuildResult:
         lines = [self.lines[stage.name] for stage in self.plan.stages if stage.name in self.lines]

@@ -11,6 +11,7 @@ from prefect.futures import PrefectFuture, wait
 from prefect.task_runners import ThreadPoolTaskRunner
 from prefect.utilities.annotations import quote
 
+from flows.artifacts import plan_artifact
 from flows.build import Build, current_build
 from stillroom.errors import StageError, StillroomError
 from tasks.stage import stage
@@ -29,6 +30,7 @@ def build(recipe: str, store: str, overrides: list[str] | None = None, rows: int
     made = current_build() or Build.of(recipe, store, overrides or [], rows=rows, until=until, workers=workers)
     try:
         with made:
+            plan_artifact([{name: getattr(planned, name) for name in ("name", "op", "reuse", "reason", "rows")} for planned in made.plan.stages])
             futures: dict[str, PrefectFuture[Any]] = {}
             for planned in made.plan.stages:
                 # Prefect waits for the futures inside this dict: they are the edges of the DAG.

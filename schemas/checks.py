@@ -1,6 +1,7 @@
 """The checks that a recipe may declare under `publish.require.checks`: a small closed set.
 
-Each is a mapping: `column` and one word that says what must hold in every row, or `rows`.
+Each is a mapping: `column` and one word that says what must hold in every row, or `rows`. A null has no
+value to judge, so it passes all but `not_null`: a column may be absent from a whole split. NaN fails.
 `schemas/expectations.py` turns them into Great Expectations' expectations.
 """
 

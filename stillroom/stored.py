@@ -93,6 +93,10 @@ def open_table(store: Store, ref: TableRef | Mapping[str, Any]) -> "StoredTable"
     return StoredTable(store, ref)
 
 
+# The process that first read from Lance; a child that was forked from it later must not.
+_first_read = [0]
+
+
 class StoredTable(BaseTable):
     """One version of a table in a store; Lance is opened at the first read, in each process.
 
@@ -129,14 +133,14 @@ class StoredTable(BaseTable):
     @property
     def dataset(self) -> Any:
         """The Lance dataset of this version."""
-        if self._pid not in (0, os.getpid()):
+        if self._pid not in (0, os.getpid()) or _first_read[0] not in (0, os.getpid()):
             raise StoreError(
                 f"table '{self.ref.name}'",
                 "was read before this process was forked, and Lance isn't fork-safe",
                 "use `snapshot.loader(…)`, or DataLoader(multiprocessing_context='forkserver')",
             )
         if "dataset" not in self._opened:
-            self._pid = os.getpid()
+            self._pid = _first_read[0] = os.getpid()
             self._opened["dataset"] = _open(self.store, self.ref.name, self.ref.version)
         return self._opened["dataset"]
 

@@ -158,7 +158,8 @@ def source_job(spec: StageSpec, unit: Unit, excluded: dict[int, tuple[str, str]]
 def duplicates_job(spec: StageSpec, units: list[str]) -> dict[str, dict[int, tuple[str, str]]]:
     """Find rows of a source with one id: by unit and number, what to say of each that must leave.
 
-    Equal rows are merged into the first; under two labels all of them are rejected.
+    Equal rows are merged into one, of test if any is, else of validation, else the first: a row
+    leaves train, never test. Under two labels all of them are rejected.
     """
     import polars as pl
 
@@ -171,7 +172,8 @@ def duplicates_job(spec: StageSpec, units: list[str]) -> dict[str, dict[int, tup
     everything = pl.concat(frames)
     twice = everything.filter(pl.col("sample_id").is_duplicated())
     found: dict[str, dict[int, tuple[str, str]]] = {}
-    for group in twice.partition_by("sample_id", maintain_order=True):
+    rank = pl.col("split").replace_strict({"test": 0, "validation": 1}, default=2, return_dtype=pl.Int8)
+    for group in twice.sort(rank, maintain_order=True).partition_by("sample_id", maintain_order=True):
         labels = group["label"].drop_nulls().unique(maintain_order=True).to_list()
         torn = len(labels) > 1
         for line in group[0 if torn else 1 :].iter_rows(named=True):
@@ -246,7 +248,7 @@ def digest_job(store: str, ref: TableRef) -> tuple[str, dict[str, str], dict[str
     return digest.hexdigest(), digest.columns(), digest.leaves, seen is None or len(seen) == digest.rows
 
 
-IDENT_SCHEMA = pa.schema([("sample_id", pa.string()), ("label", pa.string()), ("source", pa.string())])
+IDENT_SCHEMA = pa.schema([("sample_id", pa.string()), ("label", pa.string()), ("source", pa.string()), ("split", pa.string())])
 
 
 class _Run:
