@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from flows.events import Event, Note, StageDone, StageFailed, StageProgress, StageStarted
 from flows.plan import Plan, Planned, make_plan
-from flows.publish import Published, published_before, publish_build
+from flows.publish import Published, publish_build, published_before
+from schemas.checks import RowCount
 from schemas.recipe import Require
 from stillroom.errors import StageError, StillroomError
 from stillroom.records import Record, TableRef
@@ -67,7 +68,8 @@ class Build:
         self.workers, self._listener = workers or len(os.sched_getaffinity(0)), listener
         self.records: dict[str, Record] = {stage.name: stage.record for stage in plan.stages if stage.record}
         self.lines: dict[str, dict[str, Any]] = {}
-        self._started, self._pool, self._lock = time.perf_counter(), None, threading.Lock()
+        self._started, self._lock = time.perf_counter(), threading.Lock()
+        self._pool: Pool | None = None
         self._units: dict[str, dict[str, tuple[float, float]]] = {}
         self._names = {stage.prints.table: stage.name for stage in plan.stages}
         self._run = ""
@@ -156,10 +158,17 @@ class Build:
 
     def _ended(self, planned: Planned, record: Record, reused: bool) -> None:
         publish = self.plan.graph.recipe.publish
-        _check(planned, record, publish.require if publish else Require())
+        _check(planned, record, publish.require if publish else Require(), self.store)
         self.records[planned.name] = record
         counts = record.counts
-        line = StageDone(planned.name, "Reused" if reused else "Built", record.table.rows, counts.get("dropped", 0), counts.get("rejected", 0), 0.0 if reused else record.seconds)
+        line = StageDone(
+            planned.name,
+            "Reused" if reused else "Built",
+            record.table.rows,
+            counts.get("dropped", 0),
+            counts.get("rejected", 0),
+            0.0 if reused else record.seconds,
+        )
         self.lines[planned.name] = {"op": planned.op, "hidden": planned.hidden, **asdict(line)}
         self.tell(line)
         if not reused:
@@ -174,7 +183,9 @@ class Build:
         if planned.resolved.operator.gives == "samples" and not planned.hidden:
             removed = StoredTable(self.store, record.removed) if record.removed else None
             inputs = [StoredTable(self.store, self.records[edge.stage].table) for edge in planned.resolved.inputs.values() if edge.stage in self.records]
-            samples_artifact(planned.name, sample_groups(StoredTable(self.store, record.table), removed, [table for table in inputs if "image" in table.schema.names]))
+            samples_artifact(
+                planned.name, sample_groups(StoredTable(self.store, record.table), removed, [table for table in inputs if "image" in table.schema.names])
+            )
 
     def _row_line(self, name: str) -> dict[str, Any]:
         counts = self.records[name].counts
@@ -193,7 +204,16 @@ class Build:
 
     def _result(self, published: Published, *, reused_all: bool) -> BuildResult:
         lines = [self.lines[stage.name] for stage in self.plan.stages if stage.name in self.lines]
-        return BuildResult(published.snapshot, lines, published.proof, published.report, round(time.perf_counter() - self._started, 2), reused_all, published.promoted, published.notes)
+        return BuildResult(
+            published.snapshot,
+            lines,
+            published.proof,
+            published.report,
+            round(time.perf_counter() - self._started, 2),
+            reused_all,
+            published.promoted,
+            published.notes,
+        )
 
 
 _current: ContextVar[Build | None] = ContextVar("stillroom_build", default=None)
@@ -242,20 +262,28 @@ def build_recipe(
     return BuildResult(**result)
 
 
-def _check(planned: Planned, record: Record, require: Require) -> None:
+def _check(planned: Planned, record: Record, require: Require, store: Store) -> None:
     """Refuse a stage with too many rejected rows, or with none left."""
     counts = record.counts
     came = counts.get("planned", counts.get("in", 0))
     rejected = counts.get("rejected", 0)
     if came and rejected / came > require.max_rejects:
-        raise StageError(planned.name, f"{rejected:,} of {came:,} rows were rejected, more than max_rejects {require.max_rejects:.1%} allows{_example(record)}", "mend the source, or raise publish.require.max_rejects")
-    empty_is_fine = any(getattr(check, "rows", None) is not None and check.rows.min == 0 for check in require.checks)
+        raise StageError(
+            planned.name,
+            f"{rejected:,} of {came:,} rows were rejected, more than max_rejects {require.max_rejects:.1%} allows{_example(record, store)}",
+            "mend the source, or raise publish.require.max_rejects",
+        )
+    empty_is_fine = any(isinstance(check, RowCount) and check.rows.min == 0 for check in require.checks)
     if planned.resolved.operator.gives == "samples" and not record.table.rows and not empty_is_fine:
-        raise StageError(planned.name, "no row is left" if came else "the source holds no row", "loosen it, or allow it with publish.require.checks: [{rows: {min: 0}}]")
+        raise StageError(
+            planned.name, "no row is left" if came else "the source holds no row", "loosen it, or allow it with publish.require.checks: [{rows: {min: 0}}]"
+        )
 
 
-def _example(record: Record) -> str:
-    examples = record.metrics.get("examples")
-    return f" ({'; '.join(examples)})" if examples else ""
-
-
+def _example(record: Record, store: Store) -> str:
+    """The first reasons of rejected rows, for the error's text."""
+    if record.removed is None:
+        return ""
+    removed = StoredTable(store, record.removed).frame(["source", "reason", "kind"])
+    first = [f"{row['source'] or 'a row'}: {row['reason']}" for row in removed.iter_rows(named=True) if row["kind"] == "rejected"][:2]
+    return f" ({'; '.join(first)})"

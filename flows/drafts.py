@@ -41,8 +41,11 @@ def draft(recipe: Recipe, faults: list[RecipeError]) -> dict[str, Draft]:
     for name, stage in recipe.stages.items():
         inputs: dict[str, Edge] = {}
         for key, edges in stage.inputs.items():
-            for number, edge in enumerate(edges):
-                inputs[key if len(edges) == 1 else f"{key}{number}"] = edge
+            inputs[key] = edges[0]
+            if len(edges) > 1:
+                faults.append(
+                    RecipeError(name, stage.at(f"from.{key}"), f"names {len(edges)} stages", "one input reads one stage; table.mix makes one of several")
+                )
         drafts[name] = Draft(name, stage.op, inputs, stage.params, stage, stage.seed, stage.run)
     for name in [name for name, found in drafts.items() if found.op == PROOF]:
         _Proof(drafts, drafts[name], faults).expand()
@@ -54,7 +57,10 @@ def sampled(drafts: dict[str, Draft], sources: Iterable[str], rows: int) -> dict
     trial = dict(drafts)
     for name in sources:
         twin = f"{name}--trial"
-        trial = {key: replace(found, inputs={at: Edge(stage=twin, split=edge.split) if edge.stage == name else edge for at, edge in found.inputs.items()}) for key, found in trial.items()}
+        trial = {
+            key: replace(found, inputs={at: Edge(stage=twin, split=edge.split) if edge.stage == name else edge for at, edge in found.inputs.items()})
+            for key, found in trial.items()
+        }
         trial[twin] = replace(drafts[name], name=twin, op="table.sample", inputs={"samples": Edge(stage=name)}, params={"rows": rows}, seed=None, hidden=True)
     return trial
 
@@ -96,7 +102,14 @@ class _Proof:
         for arm, edge in arms.items():
             labels = arm.rpartition(".")[2]
             name = f"{self.proof.name}--{arm.replace('.', '-')}"
-            self.drafts[name] = replace(self.proof, name=name, op=STUDENT, inputs={"samples": edge, "tune": self.proof.inputs["tune"]}, params={**student, "labels": labels}, hidden=True)
+            self.drafts[name] = replace(
+                self.proof,
+                name=name,
+                op=STUDENT,
+                inputs={"samples": edge, "tune": self.proof.inputs["tune"]},
+                params={**student, "labels": labels},
+                hidden=True,
+            )
             inputs[arm] = Edge(stage=name)
         self.drafts[self.proof.name] = replace(self.proof, inputs=inputs, params=params)
 
@@ -133,13 +146,17 @@ class _Proof:
             self._fault("control.pool", str(error))
             pool = None
         twin = f"{name}--random"
-        self.drafts[twin] = replace(chosen, name=twin, op="prune.random_like", inputs={"samples": pool or Edge(stage=name), "like": Edge(stage=name)}, params={}, hidden=True)
+        self.drafts[twin] = replace(
+            chosen, name=twin, op="prune.random_like", inputs={"samples": pool or Edge(stage=name), "like": Edge(stage=name)}, params={}, hidden=True
+        )
         return Edge(stage=twin)
 
     def _before(self, stage: str) -> Edge | None:
         """What a stage's consumers read when it is left out: its first input, or nothing for a source."""
         inputs = self.drafts[stage].inputs
-        samples = [edge for name, edge in inputs.items() if name in ("", "0", "samples")] or [edge for name, edge in inputs.items() if name not in ("teacher", "model")]
+        samples = [edge for name, edge in inputs.items() if name in ("", "0", "samples")] or [
+            edge for name, edge in inputs.items() if name not in ("teacher", "model")
+        ]
         return samples[0] if samples else None
 
     def _twin(self, edge: Edge, replaced: str, by: Edge | None, suffix: str = "--random") -> Edge | None:
@@ -171,7 +188,9 @@ class _Proof:
             self._fault(field_name, f"unknown stage '{stage}'", near(str(stage), self.drafts))
             return False
         if stage not in self._above(self.proof.inputs["candidate"].stage):
-            self._fault(field_name, f"'{stage}' is not on the way to the candidate '{self.proof.inputs['candidate']}'", "name a stage that the candidate is made with")
+            self._fault(
+                field_name, f"'{stage}' is not on the way to the candidate '{self.proof.inputs['candidate']}'", "name a stage that the candidate is made with"
+            )
             return False
         return True
 

@@ -19,23 +19,29 @@ from tasks.stage import stage
 __all__ = ["build"]
 
 
+# Stages wait for each other and for the pool, so a thread each costs nothing.
+_THREADS: Any = ThreadPoolTaskRunner(max_workers=64)
+
+
 def _name() -> str:
     return Path(str(runtime.flow_run.parameters["recipe"])).stem
 
 
-# Stages wait for each other and for the pool, so a thread each costs nothing.
-@flow(name="stillroom-build", flow_run_name=_name, task_runner=ThreadPoolTaskRunner(max_workers=64), persist_result=False, validate_parameters=True)
-def build(recipe: str, store: str, overrides: list[str] | None = None, rows: int | None = None, until: str | None = None, workers: int | None = None) -> dict[str, Any]:
+@flow(name="stillroom-build", flow_run_name=_name, task_runner=_THREADS, persist_result=False, validate_parameters=True)
+def build(
+    recipe: str, store: str, overrides: list[str] | None = None, rows: int | None = None, until: str | None = None, workers: int | None = None
+) -> dict[str, Any]:
     """Run the stages that the store lacks, in topological order, each as soon as its inputs are there."""
     made = current_build() or Build.of(recipe, store, overrides or [], rows=rows, until=until, workers=workers)
     try:
         with made:
             plan_artifact([{name: getattr(planned, name) for name in ("name", "op", "reuse", "reason", "rows")} for planned in made.plan.stages])
+            submit: Any = stage.submit
             futures: dict[str, PrefectFuture[Any]] = {}
             for planned in made.plan.stages:
                 # Prefect waits for the futures inside this dict: they are the edges of the DAG.
                 tables = {edge.stage: futures[edge.stage] for edge in planned.resolved.inputs.values() if edge.stage in futures}
-                futures[planned.name] = stage.submit(planned.name, quote(made.call(planned)), tables)
+                futures[planned.name] = submit(planned.name, quote(made.call(planned)), tables)
             wait(list(futures.values()))
             _raise_first(futures)
             return made.finish().as_dict()
@@ -52,5 +58,3 @@ def _raise_first(futures: dict[str, PrefectFuture[Any]]) -> None:
                 raise error if isinstance(error, StageError) else StageError(name, str(error))
             if isinstance(error, BaseException):
                 raise error
-
-

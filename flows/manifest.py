@@ -20,15 +20,32 @@ def stage_lines(plan: Plan, records: dict[str, Record], lines: list[dict[str, An
         if record is None:
             continue
         state = states.get(stage.name, {})
-        found.append({
-            "name": stage.name, "op": stage.op, "version": stage.resolved.operator.version, "shape": stage.resolved.operator.shape, "gives": stage.resolved.operator.gives,
-            "hidden": stage.hidden, "state": state.get("state", "Reused"), "fingerprint": record.fingerprint,
-            "inputs": {name: {"stage": edge.stage, "split": edge.split} for name, edge in stage.resolved.inputs.items()},
-            "params": _told(stage.resolved.params.model_dump(mode="json"), plan.graph.recipe.secrets), "seed": stage.seed, "seconds": record.seconds, "rows": record.table.rows,
-            "counts": {"in": record.counts.get("in", record.counts.get("planned")), **{key: record.counts.get(key, 0) for key in ("out", "dropped", "rejected", "merged")}},
-            "digest": record.table.digest, "table": asdict(record.table),
-            "removed": asdict(record.removed) if record.removed else None, "metrics": record.metrics, "environment": record.environment,
-        })  # fmt: skip
+        found.append(
+            {
+                "name": stage.name,
+                "op": stage.op,
+                "version": stage.resolved.operator.version,
+                "shape": stage.resolved.operator.shape,
+                "gives": stage.resolved.operator.gives,
+                "hidden": stage.hidden,
+                "state": state.get("state", "Reused"),
+                "fingerprint": record.fingerprint,
+                "inputs": {name: {"stage": edge.stage, "split": edge.split} for name, edge in stage.resolved.inputs.items()},
+                "params": _told(stage.resolved.params.model_dump(mode="json"), plan.graph.recipe.secrets),
+                "seed": stage.seed,
+                "seconds": record.seconds,
+                "rows": record.table.rows,
+                "counts": {
+                    "in": record.counts.get("in", record.counts.get("planned")),
+                    **{key: record.counts.get(key, 0) for key in ("out", "dropped", "rejected", "merged")},
+                },
+                "digest": record.table.digest,
+                "table": asdict(record.table),
+                "removed": asdict(record.removed) if record.removed else None,
+                "metrics": record.metrics,
+                "environment": record.environment,
+            }
+        )
     return found
 
 

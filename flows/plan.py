@@ -91,7 +91,9 @@ class Plan:
         )  # fmt: skip
 
 
-def make_plan(recipe: str | Path, store: str | Path | Store, overrides: Sequence[str] = (), rows: int | None = None, until: str | None = None, *, rehash: bool = False) -> Plan:
+def make_plan(
+    recipe: str | Path, store: str | Path | Store, overrides: Sequence[str] = (), rows: int | None = None, until: str | None = None, *, rehash: bool = False
+) -> Plan:
     """Resolve a recipe and say what a build of it would do.
 
     Args:
@@ -155,7 +157,11 @@ def _needed(graph: Graph, stages: dict[str, Planned], until: str | None) -> set[
                     queue.append(edge.stage)
     needed: set[str] = set()
     for name in reversed([name for name in graph.stages if name in wanted]):
-        consumers = [other for other, found in graph.stages.items() if other in needed and stages[other].record is None and any(edge.stage == name for edge in found.inputs.values())]
+        consumers = [
+            other
+            for other, found in graph.stages.items()
+            if other in needed and stages[other].record is None and any(edge.stage == name for edge in found.inputs.values())
+        ]
         final = name in _ends(graph, wanted)
         if final or consumers or stages[name].record is not None:
             needed.add(name)

@@ -29,11 +29,21 @@ def proof_of(plan: Plan, records: dict[str, Record]) -> dict[str, Any] | None:
     for line in frame.filter(pl.col("kind") == "arm").iter_rows(named=True):
         of_arm = classes.filter(pl.col("arm") == line["arm"])
         student = stages[0].resolved.inputs[line["arm"]].stage
-        arms.append({
-            "arm": line["arm"], "rows": line["rows"], "lr": line["learning_rate"], "seeds": line["seeds"], "accuracy": line["accuracy"], "low": line["low"], "high": line["high"],
-            "nll": line["nll"], "ece": line["ece"], "seconds": records[student].seconds if student in records else None,
-            "per_class": [{"label_name": row["label_name"], "accuracy": row["accuracy"]} for row in of_arm.iter_rows(named=True)],
-        })  # fmt: skip
+        arms.append(
+            {
+                "arm": line["arm"],
+                "rows": line["rows"],
+                "lr": line["learning_rate"],
+                "seeds": line["seeds"],
+                "accuracy": line["accuracy"],
+                "low": line["low"],
+                "high": line["high"],
+                "nll": line["nll"],
+                "ece": line["ece"],
+                "seconds": records[student].seconds if student in records else None,
+                "per_class": [{"label_name": row["label_name"], "accuracy": row["accuracy"]} for row in of_arm.iter_rows(named=True)],
+            }
+        )
     differences = frame.filter(pl.col("kind") == "difference").select("arm", "against", "gain", "low", "high").to_dicts()
     return {"stage": name, "table": {"name": record.table.name, "version": record.table.version}, "arms": arms, "differences": differences}
 

@@ -15,7 +15,7 @@ from stillroom.fields import label_names
 from stillroom.records import Record, TableRef
 from stillroom.snapshots import list_snapshots
 from stillroom.snapshots import promoted as current_pointer
-from stillroom.stored import StoredTable, open_table
+from stillroom.stored import StoredTable, open_table, snapshot_fields
 from stillroom.stores import Store
 from storage import publish as storage_publish
 from tasks.environment import environment
@@ -70,12 +70,25 @@ def publish_build(plan: Plan, records: dict[str, Record], lines: list[dict[str, 
     if not unique:
         raise GateError(recipe.name, "two published rows have the same sample id", "a sample belongs to one split only")
     proof = proof_of(plan, records)
-    manifest = storage_publish.publish_manifest(store, {
-        "format": 1, "name": recipe.name, "digest": digest, "rows": table.rows, "splits": {split: _rows(store, ref) for split, ref in splits},
-        "table": {"name": table.name, "version": table.version, "fingerprint": fingerprint, "rows": table.rows, "digest": digest, "columns": columns},
-        "recipe": {"text": recipe.text, "path": plan.graph.file, "overrides": list(recipe.overrides)}, "seed": recipe.seed, "trial": plan.graph.rows is not None,
-        "stages": stage_lines(plan, records, lines), "environment": environment(), "gates": gates, "proof": proof, "seconds": round(seconds, 1),
-    })  # fmt: skip
+    manifest = storage_publish.publish_manifest(
+        store,
+        {
+            "format": 1,
+            "name": recipe.name,
+            "digest": digest,
+            "rows": table.rows,
+            "splits": {split: _rows(store, ref) for split, ref in splits},
+            "table": {"name": table.name, "version": table.version, "fingerprint": fingerprint, "rows": table.rows, "digest": digest, "columns": columns},
+            "recipe": {"text": recipe.text, "path": plan.graph.file, "overrides": list(recipe.overrides)},
+            "seed": recipe.seed,
+            "trial": plan.graph.rows is not None,
+            "stages": stage_lines(plan, records, lines),
+            "environment": environment(),
+            "gates": gates,
+            "proof": proof,
+            "seconds": round(seconds, 1),
+        },
+    )
     notes = _promote_if_better(store, recipe, manifest)
     _write_report(store, manifest)
     return _published(store, manifest, same=False, notes=notes)
@@ -129,7 +142,7 @@ def _gates_job(store_uri: str, splits: list[tuple[str, TableRef]], recipe: Recip
 
     store = Store(store_uri)
     tables = {split: StoredTable(store, ref) for split, ref in splits}
-    schema = storage_publish.snapshot_schema(tables)
+    schema = snapshot_fields(table.schema for table in tables.values())
     assert recipe.publish is not None
     checks = suite_for(schema, recipe.publish.require, label_names(schema))
     wanted = [name for name in columns_of(checks) if name in schema.names] or ["sample_id"]
@@ -138,7 +151,14 @@ def _gates_job(store_uri: str, splits: list[tuple[str, TableRef]], recipe: Recip
         for split, table in tables.items():
             names = [name for name in wanted if name in table.schema.names and name != "split"]
             for batch in table.scan(names, 8192):
-                arrays = [pa.array([split] * batch.num_rows) if name == "split" else batch[name] if name in names else pa.nulls(batch.num_rows, schema.field(name).type) for name in wanted]
+                arrays = [
+                    pa.array([split] * batch.num_rows)
+                    if name == "split"
+                    else batch[name]
+                    if name in names
+                    else pa.nulls(batch.num_rows, schema.field(name).type)
+                    for name in wanted
+                ]
                 yield pa.record_batch(arrays, schema=pa.schema([schema.field(name) for name in wanted]))
 
     gates = [asdict(result) for result in run_checks(checks, batches())]
@@ -150,24 +170,42 @@ def _leak_gate(tables: dict[str, StoredTable], allowed: int) -> dict[str, Any]:
     import polars as pl
 
     keys = {split: table.frame(["sample_id", *(["image_hash"] if "image_hash" in table.schema.names else [])]) for split, table in tables.items()}
-    train = keys.pop("train", None)
+    train = keys.pop("train", pl.DataFrame({"sample_id": []}, {"sample_id": pl.String}))
     leaks: list[str] = []
-    for split, held_out in keys.items() if train is not None else ():
+    for split, held_out in keys.items():
         for column in train.columns:
             if column in held_out.columns:
                 both = train.filter(pl.col(column).is_not_null()).join(held_out.select(column), on=column, how="semi")
                 leaks += [f"{sample} (also in {split})" for sample in both["sample_id"].to_list()]
     leaks = list(dict.fromkeys(leaks))
-    rows = train.height if train is not None else 0
-    return {"name": f"leakage: at most {allowed} training rows in validation or test", "expectation": "no_exact_leaks", "column": "image_hash", "ok": len(leaks) <= allowed, "rows": rows, "failed": len(leaks), "examples": leaks[:20]}
+    return {
+        "name": f"leakage: at most {allowed} training rows in validation or test",
+        "expectation": "no_exact_leaks",
+        "column": "image_hash",
+        "ok": len(leaks) <= allowed,
+        "rows": train.height,
+        "failed": len(leaks),
+        "examples": leaks[:20],
+    }
 
 
 def _rejects_gate(recipe: Recipe, records: dict[str, Record]) -> dict[str, Any]:
     assert recipe.publish is not None
     limit = recipe.publish.require.max_rejects
-    worst = max(((record.counts.get("rejected", 0) / max(1, record.counts.get("planned", record.counts.get("in", 0))), name) for name, record in records.items()), default=(0.0, ""))
+    worst = max(
+        ((record.counts.get("rejected", 0) / max(1, record.counts.get("planned", record.counts.get("in", 0))), name) for name, record in records.items()),
+        default=(0.0, ""),
+    )
     rejected = sum(record.counts.get("rejected", 0) for record in records.values())
-    return {"name": f"rejects: at most {limit:.1%} of a stage's rows", "expectation": "max_rejects", "column": "", "ok": worst[0] <= limit, "rows": max((r.counts.get("planned", 0) for r in records.values()), default=0), "failed": rejected, "examples": [worst[1]] if worst[0] else []}
+    return {
+        "name": f"rejects: at most {limit:.1%} of a stage's rows",
+        "expectation": "max_rejects",
+        "column": "",
+        "ok": worst[0] <= limit,
+        "rows": max((r.counts.get("planned", 0) for r in records.values()), default=0),
+        "failed": rejected,
+        "examples": [worst[1]] if worst[0] else [],
+    }
 
 
 def _told(gate: dict[str, Any]) -> str:

@@ -14,13 +14,15 @@ import pyarrow as pa
 from pydantic import ValidationError
 
 from flows.drafts import Draft, draft, prepared, sampled
+from schemas.expectations import suite_for
 from schemas.recipe import Edge, Recipe, examine, read_recipe
+from schemas.secrets import redact
 from schemas.wording import faults_of, near
 from stillroom import registry
 from stillroom.errors import RecipeError, RecipeErrors, StillroomError
 from stillroom.fields import label_names, splits_of
 from stillroom.operators import MODEL_COLUMNS, Input, Operator, Params
-from stillroom.stored import with_hashes
+from stillroom.stored import snapshot_fields, with_hashes
 
 __all__ = ["Graph", "Resolved", "resolve", "resolve_text", "source_paths"]
 
@@ -132,7 +134,7 @@ class _Resolving:
                 self._stage(self.drafts[name], operators[name], wired[name])
         self._publish()
         if self.faults:
-            raise RecipeErrors(*dict.fromkeys(self.faults))
+            raise RecipeErrors(*dict.fromkeys(self._told(fault) for fault in self.faults))
         return Graph(self.recipe, self.done, self.rows)
 
     def _operator(self, found: Draft) -> Operator | None:
@@ -159,13 +161,23 @@ class _Resolving:
                 elif place < len(declared):
                     at = declared[place]
                 else:
-                    self._fault(found, "from", f"operator '{operator.name}' takes {len(declared)} inputs", f"known: {', '.join(declared)}" if declared else "it is a source: leave `from` out")
+                    self._fault(
+                        found,
+                        "from",
+                        f"operator '{operator.name}' takes {len(declared)} inputs",
+                        f"known: {', '.join(declared)}" if declared else "it is a source: leave `from` out",
+                    )
                     continue
             elif name not in declared and not free:
                 self._fault(found, f"from.{name}", "unknown input", near(name, declared, "it is a source: leave `from` out" if not declared else ""))
                 continue
             if edge.stage not in self.drafts:
-                self._fault(found, f"from.{name}" if name else "from", f"unknown stage '{edge.stage}'", near(edge.stage, [n for n, d in self.drafts.items() if not d.hidden]))
+                self._fault(
+                    found,
+                    f"from.{name}" if name else "from",
+                    f"unknown stage '{edge.stage}'",
+                    near(edge.stage, [n for n, d in self.drafts.items() if not d.hidden]),
+                )
                 self.broken.add(found.name)
                 continue
             wired[at] = edge
@@ -238,12 +250,22 @@ class _Resolving:
             for column in declared.columns(params):
                 if column not in source.schema.names:
                     names = [n for n in source.schema.names if not n.endswith("_hash")]
-                    self._fault(found, field_name, f"'{edge.stage}' has no column '{column}', which operator '{operator.name}' needs", near(column, names, f"it has {', '.join(names)}"))
+                    self._fault(
+                        found,
+                        field_name,
+                        f"'{edge.stage}' has no column '{column}', which operator '{operator.name}' needs",
+                        near(column, names, f"it has {', '.join(names)}"),
+                    )
         splits = frozenset({edge.split}) if edge.split else source.splits
         trains = declared.trains if declared.trains is not None else operator.name.split(".")[0] in TRAINING_KINDS
         if trains and declared.kind == "samples" and not declared.reference and not self._trial(found):
             if splits == UNSPLIT:
-                self._fault(found, field_name, f"'{edge}' was never split, so its rows may be test rows", f"put a table.split after '{edge.stage}' and read its train split")
+                self._fault(
+                    found,
+                    field_name,
+                    f"'{edge}' was never split, so its rows may be test rows",
+                    f"put a table.split after '{edge.stage}' and read its train split",
+                )
             elif "test" in splits:
                 self._fault(found, field_name, f"'{edge}' may hold test rows, which must not reach '{operator.name}'", f"write `{edge.stage}.train`")
 
@@ -261,15 +283,26 @@ class _Resolving:
             for one in self.done[edge.stage].schema:
                 other = fields.setdefault(one.name, one)
                 if other.type != one.type:
-                    raise RecipeError(found.name, f"from.{name}", f"column '{one.name}' is {one.type} in '{edge.stage}' and {other.type} before", "the inputs must agree on it")
+                    raise RecipeError(
+                        found.name,
+                        f"from.{name}",
+                        f"column '{one.name}' is {one.type} in '{edge.stage}' and {other.type} before",
+                        "the inputs must agree on it",
+                    )
                 if label_names(pa.schema([other]), one.name) != label_names(pa.schema([one]), one.name) and one.name == "label":
-                    raise RecipeError(found.name, f"from.{name}", f"'{edge.stage}' has other class names than the inputs before", "the inputs must agree on their classes")
+                    raise RecipeError(
+                        found.name, f"from.{name}", f"'{edge.stage}' has other class names than the inputs before", "the inputs must agree on their classes"
+                    )
         return with_hashes(pa.schema((fields | added).values()))
 
     def _splits(self, operator: Operator, inputs: dict[str, Edge], declared: dict[str, Input], added: dict[str, pa.Field]) -> frozenset[str]:
         if "split" in added:
             return splits_of(added["split"])
-        came = [frozenset({edge.split}) if edge.split else self.done[edge.stage].splits for name, edge in inputs.items() if declared[name].kind == "samples" and not declared[name].reference]
+        came = [
+            frozenset({edge.split}) if edge.split else self.done[edge.stage].splits
+            for name, edge in inputs.items()
+            if declared[name].kind == "samples" and not declared[name].reference
+        ]
         if operator.shape in ("row", "score"):
             came = came[:1]
         return frozenset().union(*came) if came else UNSPLIT
@@ -291,6 +324,22 @@ class _Resolving:
                     self.faults.append(RecipeError("", self.recipe.at(field_name), f"'{edge.stage}' has no splits", "put a table.split before it"))
                 elif split == "train" and "test" in splits:
                     self.faults.append(RecipeError("", self.recipe.at(field_name), f"'{edge}' may hold test rows", f"write `{edge.stage}.train`"))
+
+        tables = {split: self.done[edge.stage].schema for split, edge in self.recipe.publish.splits.items() if edge.stage in self.done}
+        if len(tables) == len(self.recipe.publish.splits):
+            self._checks(snapshot_fields(tables.values()))
+
+    def _checks(self, schema: pa.Schema) -> None:
+        """Whether the declared checks can be judged on what would be published."""
+        assert self.recipe.publish is not None
+        try:
+            suite_for(schema, self.recipe.publish.require, label_names(schema))
+        except RecipeErrors as errors:
+            self.faults += [RecipeError("", self.recipe.at(error.args[1]), error.args[2], error.args[3]) for error in errors.args]
+
+    def _told(self, fault: RecipeError) -> RecipeError:
+        """A fault without what came from the environment."""
+        return RecipeError(*(redact(part, self.recipe.secrets) for part in fault.args))
 
     def _trial(self, found: Draft) -> bool:
         return found.name.endswith("--trial")

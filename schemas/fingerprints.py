@@ -40,7 +40,9 @@ class Prints:
         return Prints(json_digest({"of": self.table, "split": split}), json_digest(key), self.columns, self.parts)
 
 
-def fingerprint(operator: Operator, params: Params, seed: int, inputs: Mapping[str, Prints], columns: list[str], added: list[str], digests: Mapping[str, str]) -> Prints:
+def fingerprint(
+    operator: Operator, params: Params, seed: int, inputs: Mapping[str, Prints], columns: list[str], added: list[str], digests: Mapping[str, str]
+) -> Prints:
     """The fingerprints of a stage.
 
     Args:
@@ -77,9 +79,13 @@ def fingerprint(operator: Operator, params: Params, seed: int, inputs: Mapping[s
     table = json_digest(parts)
     first_input = next(iter(inputs.values()), None)
     rows = first_input.rows if operator.keeps_rows and first_input else json_digest({"rows": table})
-    carried = first_input.columns if operator.shape in ("row", "score") or (operator.shape == "select" and len(inputs) == 1) else None
+    carried = (
+        first_input.columns
+        if (first_input and operator.shape in ("row", "score")) or (first_input and operator.shape == "select" and len(inputs) == 1)
+        else None
+    )
     made = scores or table
-    found = {name: carried[name] if carried and name in carried and name not in added else json_digest({"column": name, "of": made}) for name in columns}
+    found = {name: carried[name] if name in carried and name not in added else json_digest({"column": name, "of": made}) for name in columns}
     return Prints(table, rows, found, parts, scores, scores_parts)
 
 

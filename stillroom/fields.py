@@ -8,7 +8,19 @@ from collections.abc import Sequence
 
 import pyarrow as pa
 
-__all__ = ["HEAVY", "heavy_kind", "heavy_names", "image_field", "label_field", "label_names", "light_names", "split_field", "splits_of", "vector_field", "with_meaning"]
+__all__ = [
+    "HEAVY",
+    "heavy_kind",
+    "heavy_names",
+    "image_field",
+    "label_field",
+    "label_names",
+    "light_names",
+    "split_field",
+    "splits_of",
+    "vector_field",
+    "with_meaning",
+]
 
 HEAVY = b"stillroom.heavy"
 LABEL_NAMES = b"stillroom.label_names"

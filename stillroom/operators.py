@@ -69,8 +69,13 @@ class Unit:
 class Table(Protocol):
     """An operator's view of an input: named columns, heavy values resolved, memory bounded."""
 
-    schema: pa.Schema
-    rows: int
+    @property
+    def schema(self) -> pa.Schema:
+        """The columns, heavy ones as themselves."""
+
+    @property
+    def rows(self) -> int:
+        """How many there are."""
 
     def scan(self, columns: Sequence[str] | None = None, batch_size: int = 1024, start: int = 0, stop: int | None = None) -> Iterator[pa.RecordBatch]:
         """Read rows start to stop in order, `batch_size` at a time (the last may be shorter)."""
@@ -185,6 +190,7 @@ class Operator:
     summary: str = ""
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Call the decorated function."""
         return self.fn(*args, **kwargs)
 
     def added(self, params: Params, schemas: Mapping[str, pa.Schema]) -> dict[str, pa.Field]:
@@ -211,53 +217,121 @@ MODEL_COLUMNS: dict[str, pa.DataType | pa.Field] = {
 }
 
 
-def row(*, version: int, adds: Adds, requires: Columns = (), inputs: Mapping[str, Input] | None = None, setup: Callable[..., Any] | None = None, keeps_rows: bool = False, random: bool = False, peers: bool = False, hidden: bool = False) -> Callable[[Callable[..., Rows]], Operator]:
+def row(
+    *,
+    version: int,
+    adds: Adds,
+    requires: Columns = (),
+    inputs: Mapping[str, Input] | None = None,
+    setup: Callable[..., Any] | None = None,
+    keeps_rows: bool = False,
+    random: bool = False,
+    peers: bool = False,
+    hidden: bool = False,
+) -> Callable[[Callable[..., Rows]], Operator]:
     """Make a row operator of `fn(batch, params, state, draw, peers, schema) -> Rows`.
 
     The batch holds `sample_id` and the required columns of the first input. The batch in the
     returned `Rows` must hold the added columns; its other columns are ignored. `setup(inputs,
     params, work)` runs once a process and gives `state`. `keeps_rows` promises that no row leaves.
     """
-    return _decorator("row", version=version, adds=adds, inputs=_inputs(inputs, requires), setup=setup, keeps_rows=keeps_rows, random=random, peers=peers, hidden=hidden)
+    return _decorator(
+        "row", version=version, adds=adds, inputs=_inputs(inputs, requires), setup=setup, keeps_rows=keeps_rows, random=random, peers=peers, hidden=hidden
+    )
 
 
-def select(*, version: int, adds: Adds | None = None, requires: Columns = (), vectors: Columns = (), inputs: Mapping[str, Input] | None = None, prepare: str | None = None, keeps_rows: bool = False, random: bool = False, hidden: bool = False) -> Callable[[Callable[..., Any]], Operator]:
+def select(
+    *,
+    version: int,
+    adds: Adds | None = None,
+    requires: Columns = (),
+    vectors: Columns = (),
+    inputs: Mapping[str, Input] | None = None,
+    prepare: str | None = None,
+    keeps_rows: bool = False,
+    random: bool = False,
+    hidden: bool = False,
+) -> Callable[[Callable[..., Any]], Operator]:
     """Make a select operator of `fn(frames, vectors, params, draw) -> polars.DataFrame`.
 
     `frames` holds a frame for each input by name, with `sample_id` and the required light columns;
     `vectors` an array [N, D] for each vector column of the first input. The frame given back has
     one line per row of every input: `reason` (null = kept), the added columns, `row` (position in
-    its input; may be left out where lines are in the input's order), and `input` (its name; may be
-    left out where there is one input). Kept rows come out in the order of the lines. `prepare`
+    its input; may be left out where lines are in the input's order), `input` (its name; may be
+    left out where there is one input), and `kind` ("rejected" for a fault; left out, rows are
+    dropped). `split`, `label` and `source` are in a frame wherever the input has them. Kept rows
+    come out in the order of the lines. `prepare`
     names a row operator that runs first, under those of the parameters that it shares.
     """
-    return _decorator("select", version=version, adds=adds or {}, inputs=_inputs(inputs, requires, vectors), prepare=prepare, keeps_rows=keeps_rows, random=random, hidden=hidden)
+    return _decorator(
+        "select",
+        version=version,
+        adds=adds or {},
+        inputs=_inputs(inputs, requires, vectors),
+        prepare=prepare,
+        keeps_rows=keeps_rows,
+        random=random,
+        hidden=hidden,
+    )
 
 
-def source(*, version: int, units: Callable[..., list[Unit]], adds: Adds, inputs: Mapping[str, Input] | None = None, random: bool = False, hidden: bool = False) -> Callable[[Callable[..., Any]], Operator]:
+def source(
+    *, version: int, units: Callable[..., list[Unit]], adds: Adds, inputs: Mapping[str, Input] | None = None, random: bool = False, hidden: bool = False
+) -> Callable[[Callable[..., Any]], Operator]:
     """Make a source of `fn(unit, inputs, params, work, schema) -> Iterator[Rows | RecordBatch]`.
 
-    `units(inputs, params)` lists the work. `adds` is the whole schema, `sample_id` included. Rows
+    `units(inputs, params)` lists the work. `adds` is the whole schema, `sample_id` included; the
+    `…_hash` columns that `schema` has beside heavy ones are made by the engine. Rows
     with equal ids are merged by the engine; under two labels they are rejected.
     """
     return _decorator("source", version=version, adds=adds, inputs=inputs or {}, units=units, random=random, hidden=hidden)
 
 
-def train(*, version: int, units: Callable[..., list[Unit]], inputs: Mapping[str, Input], finish: Callable[..., pa.Table] | None = None, random: bool = True, saw: Callable[..., Any] | None = None, hidden: bool = False) -> Callable[[Callable[..., Any]], Operator]:
+def train(
+    *,
+    version: int,
+    units: Callable[..., list[Unit]],
+    inputs: Mapping[str, Input],
+    finish: Callable[..., pa.Table] | None = None,
+    random: bool = True,
+    saw: Callable[..., Any] | None = None,
+    hidden: bool = False,
+) -> Callable[[Callable[..., Any]], Operator]:
     """Make a trainer of `fn(unit, inputs, params, work) -> Iterator[RecordBatch]` with MODEL_COLUMNS."""
     return _decorator("train", version=version, adds=MODEL_COLUMNS, inputs=inputs, units=units, finish=finish, random=random, saw=saw, hidden=hidden)
 
 
-def score(*, version: int, units: Callable[..., list[Unit]], adds: Adds, inputs: Mapping[str, Input] | None = None, requires: Columns = (), finish: Callable[..., pa.Table] | None = None, random: bool = False, hidden: bool = False) -> Callable[[Callable[..., Any]], Operator]:
+def score(
+    *,
+    version: int,
+    units: Callable[..., list[Unit]],
+    adds: Adds,
+    inputs: Mapping[str, Input] | None = None,
+    requires: Columns = (),
+    finish: Callable[..., pa.Table] | None = None,
+    random: bool = False,
+    hidden: bool = False,
+) -> Callable[[Callable[..., Any]], Operator]:
     """Make a score of `fn(unit, inputs, params, work) -> Iterator[RecordBatch]`.
 
     Batches hold `sample_id` and the added columns; after `finish(tables, inputs, params)`, if any
     (tables: one a unit, in their order), each row of the first input must be there exactly once.
     """
-    return _decorator("score", version=version, adds=adds, inputs=_inputs(inputs, requires), units=units, finish=finish, keeps_rows=True, random=random, hidden=hidden)
+    return _decorator(
+        "score", version=version, adds=adds, inputs=_inputs(inputs, requires), units=units, finish=finish, keeps_rows=True, random=random, hidden=hidden
+    )
 
 
-def measure(*, version: int, units: Callable[..., list[Unit]], adds: Adds, inputs: Mapping[str, Input], finish: Callable[..., pa.Table] | None = None, random: bool = False, hidden: bool = False) -> Callable[[Callable[..., Any]], Operator]:
+def measure(
+    *,
+    version: int,
+    units: Callable[..., list[Unit]],
+    adds: Adds,
+    inputs: Mapping[str, Input],
+    finish: Callable[..., pa.Table] | None = None,
+    random: bool = False,
+    hidden: bool = False,
+) -> Callable[[Callable[..., Any]], Operator]:
     """Make a measure of `fn(unit, inputs, params, work) -> Iterator[RecordBatch]`: rows of metrics."""
     return _decorator("measure", version=version, adds=adds, inputs=inputs, units=units, finish=finish, random=random, hidden=hidden)
 

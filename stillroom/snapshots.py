@@ -24,7 +24,7 @@ def default_store() -> str:
     return os.environ.get("STILLROOM_STORE", "./.stillroom/store")
 
 
-def open(name: str, store: str | Store | None = None) -> "Snapshot":  # noqa: A001 - it is called as stillroom.open
+def open(name: str, store: str | Store | None = None) -> "Snapshot":
     """Open a snapshot: `digits@3`, or `digits` for the promoted one.
 
     Raises:
@@ -43,7 +43,9 @@ def open(name: str, store: str | Store | None = None) -> "Snapshot":  # noqa: A0
     else:
         pointer = promoted(found, plain)
         if pointer is None or pointer["number"] is None:
-            raise InputError(name, "no snapshot of that name is promoted", f"open '{plain}@{numbers[-1]}', or run `stillroom promote {plain}@{numbers[-1]} --reason …`")
+            raise InputError(
+                name, "no snapshot of that name is promoted", f"open '{plain}@{numbers[-1]}', or run `stillroom promote {plain}@{numbers[-1]} --reason …`"
+            )
         chosen = pointer["number"]
     return Snapshot(found, found.read_json(f"snapshots/{plain}/{chosen}.json"))
 
@@ -56,7 +58,10 @@ def list_snapshots(store: str | Store) -> list[dict[str, Any]]:
         pointer = promoted(found, name)
         for number in _numbers(found, name):
             manifest = found.read_json(f"snapshots/{name}/{number}.json")
-            lines.append({key: manifest[key] for key in ("name", "number", "created", "rows", "digest", "trial")} | {"promoted": bool(pointer and pointer["number"] == number)})
+            lines.append(
+                {key: manifest[key] for key in ("name", "number", "created", "rows", "digest", "trial")}
+                | {"promoted": bool(pointer and pointer["number"] == number)}
+            )
     return lines
 
 

@@ -7,7 +7,7 @@ Elsewhere a table has `NAME_hash` and `NAME_at` (where it is): readers see `NAME
 import os
 import tempfile
 from base64 import b64decode, b64encode
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,7 +24,20 @@ from stillroom.tables import BaseTable
 if TYPE_CHECKING:
     import polars as pl
 
-__all__ = ["AT_TYPE", "HASH_TYPE", "SCAN", "StoredTable", "at_field", "hash_field", "hashes", "logical_schema", "open_table", "physical_schema", "with_hashes"]
+__all__ = [
+    "AT_TYPE",
+    "HASH_TYPE",
+    "SCAN",
+    "StoredTable",
+    "at_field",
+    "hash_field",
+    "hashes",
+    "logical_schema",
+    "open_table",
+    "physical_schema",
+    "snapshot_fields",
+    "with_hashes",
+]
 
 HASH_TYPE = pa.binary(16)
 AT_TYPE = pa.struct([pa.field("origin", pa.string()), pa.field("row", pa.int64())])
@@ -57,9 +70,7 @@ def physical_schema(logical: pa.Schema, made_here: Sequence[str]) -> pa.Schema:
     """How a table stores a logical schema: the heavy columns made here as they are, the others as references."""
     fields = []
     for field in logical:
-        if not heavy_kind(field):
-            fields.append(field)
-        elif field.name in made_here:
+        if not heavy_kind(field) or field.name in made_here:
             fields.append(field)
         else:
             fields.append(at_field(field))
@@ -75,6 +86,16 @@ def with_hashes(schema: pa.Schema) -> pa.Schema:
         if heavy_kind(field) and f"{field.name}_hash" not in names:
             fields.append(hash_field(field.name))
     return pa.schema(fields)
+
+
+def snapshot_fields(schemas: Iterable[pa.Schema]) -> pa.Schema:
+    """The columns of a snapshot's table: those of all its splits, heavy values among them."""
+    fields: dict[str, pa.Field] = {}
+    for schema in schemas:
+        for field in schema:
+            fields.setdefault(field.name, field)
+    fields["split"] = pa.field("split", pa.string())
+    return pa.schema(fields.values())
 
 
 def hashes(values: pa.Array) -> pa.Array:
@@ -212,7 +233,11 @@ class StoredTable(BaseTable):
         at = rows.to_numpy(zero_copy_only=False)
         parts, order = [], []
         for origin in pc.unique(origins).to_pylist():
-            where = np.flatnonzero(pc.equal(origins, origin).to_numpy(zero_copy_only=False)) if origin is not None else np.flatnonzero(origins.is_null().to_numpy(zero_copy_only=False))
+            where = (
+                np.flatnonzero(pc.equal(origins, origin).to_numpy(zero_copy_only=False))
+                if origin is not None
+                else np.flatnonzero(origins.is_null().to_numpy(zero_copy_only=False))
+            )
             order.append(where)
             parts.append(pa.nulls(len(where), field.type) if origin is None else self._fetch(origin, field, at[where].astype(np.int64)))
         if len(parts) == 1:
@@ -225,7 +250,11 @@ class StoredTable(BaseTable):
             name, fingerprint = origin.rsplit("/", 1)
             record = read_record(self.store, fingerprint)
             if record is None:
-                raise StoreError(f"table '{self.ref.name}'", f"its column '{field.name}' is stored in '{name}', whose record {fingerprint[:12]} is missing", "build the recipe again")
+                raise StoreError(
+                    f"table '{self.ref.name}'",
+                    f"its column '{field.name}' is stored in '{name}', whose record {fingerprint[:12]} is missing",
+                    "build the recipe again",
+                )
             self._opened[origin] = _open(self.store, record.table.name, record.table.version)
         values = self._opened[origin].take(rows, columns=[field.name])[field.name].combine_chunks()
         values = values.chunk(0) if isinstance(values, pa.ChunkedArray) else values

@@ -23,7 +23,7 @@ class Store:
 
     def __init__(self, uri: "str | Path | Store") -> None:
         text = uri.uri if isinstance(uri, Store) else str(uri)
-        self.uri = text.rstrip("/") if "://" in text else str(Path(text).expanduser().absolute())
+        self.uri: str = text.rstrip("/") if "://" in text else str(Path(text).expanduser().absolute())
 
     def __repr__(self) -> str:
         return f"Store({self.uri!r})"

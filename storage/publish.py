@@ -5,7 +5,7 @@ The manifest publishes: before it a reader sees nothing new, after it the snapsh
 """
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -17,21 +17,11 @@ from stillroom.draws import Draw
 from stillroom.errors import InputError
 from stillroom.records import TableRef
 from stillroom.snapshots import promoted
-from stillroom.stored import StoredTable
+from stillroom.stored import StoredTable, snapshot_fields
 from stillroom.stores import Store
 from storage.commits import commit_fragments, write_batches
 
-__all__ = ["list_manifests", "promote", "publish_manifest", "snapshot_order", "snapshot_schema", "write_report", "write_snapshot"]
-
-
-def snapshot_schema(tables: Mapping[str, StoredTable]) -> pa.Schema:
-    """The columns of a snapshot's table: those of all its splits, heavy values among them."""
-    fields: dict[str, pa.Field] = {}
-    for table in tables.values():
-        for field in table.schema:
-            fields.setdefault(field.name, field)
-    fields["split"] = pa.field("split", pa.string())
-    return pa.schema(fields.values())
+__all__ = ["list_manifests", "promote", "publish_manifest", "snapshot_order", "write_report", "write_snapshot"]
 
 
 def snapshot_order(table: StoredTable, seed: int, split: str) -> np.ndarray:
@@ -47,7 +37,7 @@ def write_snapshot(store_uri: str, name: str, splits: Sequence[tuple[str, TableR
     """
     store = Store(store_uri)
     tables = {split: StoredTable(store, ref) for split, ref in splits}
-    schema = snapshot_schema(tables)
+    schema = snapshot_fields(table.schema for table in tables.values())
 
     def batches() -> Iterator[pa.RecordBatch]:
         for split, table in tables.items():

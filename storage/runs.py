@@ -14,7 +14,19 @@ def begin_run(store: Store, recipe: str, fingerprints: dict[str, str], command: 
     """Note that a build starts: its stages' fingerprints, and the command that goes on with it. Returns the run's id."""
     started = datetime.now(UTC)
     run = f"{started:%Y%m%dT%H%M%S}-{secrets.token_hex(4)}"
-    _write(store, {"id": run, "recipe": recipe, "started": started.isoformat(timespec="seconds"), "state": "Running", "stage": None, "message": "", "command": command, "fingerprints": fingerprints})
+    _write(
+        store,
+        {
+            "id": run,
+            "recipe": recipe,
+            "started": started.isoformat(timespec="seconds"),
+            "state": "Running",
+            "stage": None,
+            "message": "",
+            "command": command,
+            "fingerprints": fingerprints,
+        },
+    )
     return run
 
 

@@ -58,7 +58,7 @@ def apply(operator: str, frame: "pl.DataFrame | pa.Table | Snapshot", *, seed: i
         raise InputError(f"apply('{operator}')", f"{wrong.field}: {wrong.problem}", wrong.hint) from None
     table = _table(frame)
     first = next(iter(found.inputs))
-    tables: dict[str, BaseTable] = {("samples" if first == "*" else first): table} | {name: _table(value) for name, value in (inputs or {}).items()}
+    tables: dict[str, Any] = {("samples" if first == "*" else first): table} | {name: _table(value) for name, value in (inputs or {}).items()}
     if found.prepare:
         shared = {name: value for name, value in params.items() if name in registry.load(found.prepare).params.model_fields}
         table = _table(apply(found.prepare, table.table, seed=seed, **shared).kept)

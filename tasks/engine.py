@@ -12,8 +12,6 @@ from typing import Any
 
 import pyarrow as pa
 
-from storage.commits import commit_fragments, fragments_exist
-from storage.records import put_record
 from stillroom import registry
 from stillroom.errors import StageError
 from stillroom.fields import heavy_names
@@ -21,6 +19,8 @@ from stillroom.operators import Operator, Unit
 from stillroom.records import Record, read_record
 from stillroom.stored import StoredTable, physical_schema, with_hashes
 from stillroom.stores import Store
+from storage.commits import commit_fragments, fragments_exist
+from storage.records import put_record
 from tasks import jobs
 from tasks.environment import environment
 from tasks.pool import Job, Pool

@@ -8,13 +8,33 @@ from typing import Any
 
 __all__ = ["environment"]
 
-PACKAGES = ("stillroom", "torch", "torchvision", "timm", "diffusers", "numpy", "scipy", "scikit-learn", "pillow", "pyarrow", "polars", "pylance", "datasets", "prefect")
+PACKAGES = (
+    "stillroom",
+    "torch",
+    "torchvision",
+    "timm",
+    "diffusers",
+    "numpy",
+    "scipy",
+    "scikit-learn",
+    "pillow",
+    "pyarrow",
+    "polars",
+    "pylance",
+    "datasets",
+    "prefect",
+)
 
 
 @cache
 def environment() -> dict[str, Any]:
     """Python, package versions, machine and cores, read without importing any of them."""
-    return {"python": platform.python_version(), "packages": {name: found for name in PACKAGES if (found := _version(name))}, "machine": platform.machine(), "cores": cpu_count()}
+    return {
+        "python": platform.python_version(),
+        "packages": {name: found for name in PACKAGES if (found := _version(name))},
+        "machine": platform.machine(),
+        "cores": cpu_count(),
+    }
 
 
 def _version(name: str) -> str | None:

@@ -10,7 +10,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from storage.commits import write_batches
 from stillroom import registry
 from stillroom.digests import TableDigest
 from stillroom.draws import Draw
@@ -20,6 +19,7 @@ from stillroom.operators import Operator, Params, Rows, Unit, Work, call
 from stillroom.records import TableRef
 from stillroom.stored import StoredTable, physical_schema, with_hashes
 from stillroom.stores import Store
+from storage.commits import write_batches
 from tasks.pool import report_progress
 from tasks.rows import Removed, concat_references, fit, references, split_rows
 from tasks.specs import REMOVED_SCHEMA, Part, StageSpec
@@ -52,7 +52,11 @@ def row_job(spec: StageSpec, start: int, stop: int) -> Part:
             batch = _one_batch(table.take(positions, requires))
             rows: Rows = call(run.operator.fn, run.offer(batch=batch, state=_states.get(spec.fingerprint), peers=table, schema=table.schema))
             if rows.batch.num_rows != batch.num_rows:
-                raise StageError(spec.stage, f"operator '{spec.operator}' gave {rows.batch.num_rows} rows for {batch.num_rows}", "an operator must give every row back, with a reason where it leaves")
+                raise StageError(
+                    spec.stage,
+                    f"operator '{spec.operator}' gave {rows.batch.num_rows} rows for {batch.num_rows}",
+                    "an operator must give every row back, with a reason where it leaves",
+                )
             kept, left = split_rows(rows)
             carried = references(table, positions)
             for kind, where, reasons in left:
@@ -72,7 +76,8 @@ def select_job(spec: StageSpec) -> Part:
     import polars as pl
 
     run = _Run(spec)
-    frames, vectors = {}, {}
+    frames: dict[str, pl.DataFrame] = {}
+    vectors: dict[str, np.ndarray] = {}
     flowing = []
     for name, table in run.inputs.items():
         declared = run.declared(name)
@@ -93,13 +98,13 @@ def select_job(spec: StageSpec) -> Part:
     if seen != {name: rows for name, rows in expected.items() if rows} or lines.height != sum(expected.values()):
         raise StageError(spec.stage, f"operator '{spec.operator}' accounted for {seen} of {expected} rows", "an operator must give a line for every row")
     removed = Removed()
-    for name, group in lines.filter(pl.col("reason").is_not_null()).partition_by("input", as_dict=True, maintain_order=True).items():
+    for (of_input, *_), group in lines.filter(pl.col("reason").is_not_null()).partition_by("input", as_dict=True, maintain_order=True).items():
         positions = group["row"].to_numpy()
-        light = frames[str(name[0])][positions].to_arrow()
+        light = frames[str(of_input)][positions].to_arrow()
         kinds = group["kind"].to_list() if "kind" in group.columns else ["dropped"] * group.height
         for kind in sorted(set(kinds)):
             where = np.flatnonzero(np.array(kinds) == kind)
-            removed.add(light.take(pa.array(where)), group["reason"].to_arrow().take(pa.array(where)), kind, positions[where], str(name[0]))
+            removed.add(light.take(pa.array(where)), group["reason"].to_arrow().take(pa.array(where)), kind, positions[where], str(of_input))
     kept = lines.filter(pl.col("reason").is_null())
     schema = physical_schema(spec.schema, heavy_names(pa.schema(run.added.values())))
 
@@ -188,7 +193,9 @@ def unit_job(spec: StageSpec, unit: Unit) -> Part:
     started = time.perf_counter()
     batches = [given for given in run.unit(unit)]
     run.store.put(f"{spec.work}/{unit.name}.arrow", _ipc(batches, batches[0].schema if batches else pa.schema([])))
-    return Part(counts={"out": sum(batch.num_rows for batch in batches)}, metrics={**run.metrics, f"seconds.{unit.name}": round(time.perf_counter() - started, 2)})
+    return Part(
+        counts={"out": sum(batch.num_rows for batch in batches)}, metrics={**run.metrics, f"seconds.{unit.name}": round(time.perf_counter() - started, 2)}
+    )
 
 
 def rows_job(spec: StageSpec, units: list[str]) -> Part:
@@ -224,7 +231,9 @@ def join_job(spec: StageSpec, scores: TableRef) -> Part:
             carried = references(table, positions)
             found = pc.index_in(_one_batch(carried.select(["sample_id"])).column(0).cast(pa.string()), value_set=ids)
             if found.null_count:
-                raise StageError(spec.stage, f"operator '{spec.operator}' left out {found.null_count} rows", "a score must give each row of its input exactly once")
+                raise StageError(
+                    spec.stage, f"operator '{spec.operator}' left out {found.null_count} rows", "a score must give each row of its input exactly once"
+                )
             scored = references(columns, found.to_numpy().astype(np.int64))
             merged = {name: carried[name] for name in carried.column_names} | {name: scored[name] for name in scored.column_names if name != "sample_id"}
             yield fit(spec.stage, merged, schema, len(positions))
@@ -260,7 +269,9 @@ class _Run:
         self.params: Params = self.operator.params.model_validate(spec.params)
         self.inputs = {name: StoredTable(self.store, ref) for name, ref in spec.inputs.items()}
         schemas = {name: table.schema for name, table in self.inputs.items()}
-        self.added = {name: spec.schema.field(name) if name in spec.schema.names else field for name, field in self.operator.added(self.params, schemas).items()}
+        self.added = {
+            name: spec.schema.field(name) if name in spec.schema.names else field for name, field in self.operator.added(self.params, schemas).items()
+        }
         self.metrics: dict[str, Any] = {}
 
     def declared(self, name: str) -> Any:

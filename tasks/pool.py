@@ -82,7 +82,17 @@ class Pool:
         self._queue.put(None)
         self._listener.join()
 
-    def _attempt(self, index: int, job: Job, cost: int, stage: str, retries: int, results: list[Any], failures: list[BaseException], on_result: Callable[[int, Any], None] | None) -> None:
+    def _attempt(
+        self,
+        index: int,
+        job: Job,
+        cost: int,
+        stage: str,
+        retries: int,
+        results: list[Any],
+        failures: list[BaseException],
+        on_result: Callable[[int, Any], None] | None,
+    ) -> None:
         try:
             for attempt in range(retries + 1):
                 executor = self._executor
@@ -93,7 +103,9 @@ class Pool:
                 except BrokenProcessPool:
                     self._replace(executor)
                     if attempt == retries:
-                        raise StageError(stage, f"a worker process died {retries + 1} times over the same work", "is there enough memory? try `--workers 1`") from None
+                        raise StageError(
+                            stage, f"a worker process died {retries + 1} times over the same work", "is there enough memory? try `--workers 1`"
+                        ) from None
             if on_result:
                 on_result(index, results[index])
         except BaseException as error:  # handed to the caller's thread
@@ -150,7 +162,15 @@ def _worker_environment() -> Any:
 
     `python -c` puts the working directory first on sys.path, where somebody's `tasks.py` may lie.
     """
-    wanted = {"PYTHONSAFEPATH": "1", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "LANCE_LOG": "error", "HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "PYTHONWARNINGS": "ignore:lance is not fork-safe"}
+    wanted = {
+        "PYTHONSAFEPATH": "1",
+        "OMP_NUM_THREADS": "1",
+        "OPENBLAS_NUM_THREADS": "1",
+        "LANCE_LOG": "error",
+        "HF_HUB_OFFLINE": "1",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "PYTHONWARNINGS": "ignore:lance is not fork-safe",
+    }
     before = {name: os.environ.get(name) for name in wanted}
     os.environ.update(wanted)
     try:

@@ -10,7 +10,9 @@ from stillroom.records import TableRef
 __all__ = ["REMOVED_SCHEMA", "Part", "StageSpec"]
 
 # Why a row is not in its stage's table. `row` is its position in the input it came from.
-REMOVED_SCHEMA = pa.schema([("sample_id", pa.string()), ("source", pa.string()), ("reason", pa.string()), ("kind", pa.string()), ("input", pa.string()), ("row", pa.int64())])
+REMOVED_SCHEMA = pa.schema(
+    [("sample_id", pa.string()), ("source", pa.string()), ("reason", pa.string()), ("kind", pa.string()), ("input", pa.string()), ("row", pa.int64())]
+)
 
 
 @dataclass(frozen=True)

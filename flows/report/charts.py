@@ -26,10 +26,11 @@ _MARGIN = 4.0
 
 @dataclass(frozen=True)
 class Scale:
-    """A linear scale onto per cent of a chart's width."""
+    """A linear scale onto per cent of a chart's width, with at most `most_ticks` round numbers marked on it."""
 
     low: float
     high: float
+    most_ticks: int = 6
 
     def at(self, value: float) -> float:
         """The place of a value, clipped to the chart."""
@@ -37,22 +38,20 @@ class Scale:
         return _MARGIN + (100 - 2 * _MARGIN) * min(1.0, max(0.0, share))
 
     @classmethod
-    def over(cls, values: Sequence[float]) -> "Scale":
+    def over(cls, values: Sequence[float], most_ticks: int = 6) -> "Scale":
         """A scale that holds all values, with a little air."""
         low, high = min(values), max(values)
         air = 0.04 * (high - low) or 0.01
-        return cls(low - air, high + air)
+        return cls(low - air, high + air, most_ticks)
 
 
-def ticks(scale: Scale, most: int = 6) -> list[float]:
-    """Round numbers within a scale: steps of 1, 2 or 5 times a power of ten, at most `most` of them."""
-    span = scale.high - scale.low
-    raw = span / max(1, most - 1)
-    power = 10.0 ** math.floor(math.log10(raw))
+def ticks(scale: Scale) -> list[float]:
+    """Round numbers within a scale: steps of 1, 2 or 5 times a power of ten."""
+    power = 10.0 ** math.floor(math.log10((scale.high - scale.low) / scale.most_ticks))
     for factor in (1, 2, 5, 10, 20):
         step = factor * power
         first, last = math.ceil(scale.low / step - 1e-9), math.floor(scale.high / step + 1e-9)
-        if last - first + 1 <= most:
+        if last - first + 1 <= scale.most_ticks:
             break
     return [index * step for index in range(first, last + 1)]
 

@@ -3,6 +3,7 @@
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 from markupsafe import Markup
 
@@ -59,9 +60,11 @@ def draw(nodes: Sequence[Node], edges: Sequence[Edge]) -> Markup:
     width = max(place.x + place.width / 2 for place in places.values()) + 1
     height = len(rows) * (_HEIGHT + _GAP_Y) - _GAP_Y + 2
     most = max((edge.rows or 0 for edge in edges), default=0) or 1
-    arrows = [_arrow(edge, [(places[name].x, layer) for name, layer in path], most) for edge, path in zip(edges, paths, strict=True)]
+    titles = {node.name: node.title for node in nodes}
+    said = [f"{titles[edge.start]}{'.' + edge.label if edge.label else ''} to {titles[edge.stop]}" for edge in edges]
+    arrows = [_arrow(edge, [(places[name].x, layer) for name, layer in path], most, words) for edge, path, words in zip(edges, paths, said, strict=True)]
     boxes = [_box(node, places[node.name].x, depth[node.name]) for node in nodes]
-    label = "the recipe as a graph: " + ", ".join(f"{edge.start} to {edge.stop}" for edge in edges)
+    label = "the recipe as a graph: " + ", ".join(said)
     return Markup('<svg class="dag" width="{:.0f}" height="{:.0f}" viewBox="0 0 {:.0f} {:.0f}" role="img" aria-label="{}">{}</svg>').format(
         width, height, width, height, label, Markup("").join(arrows + boxes)
     )
@@ -95,7 +98,7 @@ def order_layers(rows: list[list[str]], above: Mapping[str, Sequence[str]], belo
         rows = [list(row) for row in rows]
         for row in rows if sweep % 2 == 0 else reversed(rows):
             at = {name: place for each in rows for place, name in enumerate(each)}
-            row.sort(key=lambda name: sum(at[other] for other in neighbours[name]) / len(neighbours[name]) if neighbours[name] else at[name])  # noqa: B023 (called at once)
+            row.sort(key=lambda name: sum(at[other] for other in neighbours[name]) / len(neighbours[name]) if neighbours[name] else at[name])
         if (crossings := _crossings(rows, below)) < fewest:
             best, fewest = rows, crossings
     return best
@@ -116,7 +119,7 @@ def _bent(nodes: Sequence[Node], edges: Sequence[Edge], depth: Mapping[str, int]
             rows[layer].append(bend)
             path.append((bend, layer))
         path.append((edge.stop, depth[edge.stop]))
-        for (upper, _), (lower, _) in zip(path, path[1:], strict=False):
+        for (upper, _), (lower, _) in pairwise(path):
             places[upper].below.append(lower)
             places[lower].above.append(upper)
         paths.append(path)
@@ -125,7 +128,7 @@ def _bent(nodes: Sequence[Node], edges: Sequence[Edge], depth: Mapping[str, int]
 
 def _crossings(rows: Sequence[Sequence[str]], below: Mapping[str, Sequence[str]]) -> int:
     total = 0
-    for upper, lower in zip(rows, rows[1:], strict=False):
+    for upper, lower in pairwise(rows):
         at = {name: place for place, name in enumerate(lower)}
         ends = [sorted(at[other] for other in below[name]) for name in upper]
         total += sum(left > right for index, lefts in enumerate(ends) for rights in ends[index + 1 :] for left in lefts for right in rights)
@@ -135,7 +138,7 @@ def _crossings(rows: Sequence[Sequence[str]], below: Mapping[str, Sequence[str]]
 def _spread(rows: Sequence[Sequence[str]], places: Mapping[str, _Place]) -> None:
     """Give every place an x near its neighbours' mean, keeping the order and the distances."""
     for row in rows:
-        _pack(row, places, {name: 0.0 for name in row})
+        _pack(row, places, dict.fromkeys(row, 0.0))
     for sweep in range(8 * _SWEEPS):
         for row in rows if sweep % 2 == 0 else reversed(rows):
             wanted = {}
@@ -166,7 +169,7 @@ def _pack(row: Sequence[str], places: Mapping[str, _Place], wanted: Mapping[str,
         places[name].x = shift + away
 
 
-def _arrow(edge: Edge, path: Sequence[tuple[float, int]], most: int) -> Markup:
+def _arrow(edge: Edge, path: Sequence[tuple[float, int]], most: int, said: str) -> Markup:
     """A curve through the bends of an edge, as wide as its share of rows."""
     start, stop = path[0], path[-1]
     at = (start[0], _top(start[1]) + _HEIGHT)
@@ -180,7 +183,7 @@ def _arrow(edge: Edge, path: Sequence[tuple[float, int]], most: int) -> Markup:
             at = (x, _top(layer) + _HEIGHT)
             curve.append(f"V{at[1]:.1f}")
     width = 1.2 if edge.rows is None else 1.2 + 6.8 * edge.rows / most
-    said = f"{edge.start}{'.' + edge.label if edge.label else ''} to {edge.stop}" + ("" if edge.rows is None else f": {edge.rows:,} rows")
+    said += "" if edge.rows is None else f": {edge.rows:,} rows"
     css = "flow thin" if edge.rows is None else "flow"
     line = Markup('<path class="{}" d="{}" stroke-width="{:.1f}"><title>{}</title></path>').format(css, " ".join(curve), width, said)
     if not edge.label:

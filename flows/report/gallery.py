@@ -47,7 +47,7 @@ def planned(stages: list[Stage], surveys: Mapping[str, Survey], leavers: Mapping
         name = stage["name"]
         if name not in surveys:
             continue
-        if stage.get("shape") == "source" or leavers.get(name) or len(stage.get("inputs") or ()) > 1 and stage.get("shape") == "select":
+        if stage.get("shape") == "source" or leavers.get(name) or (len(stage.get("inputs") or ()) > 1 and stage.get("shape") == "select"):
             total += min(KEPT_PICTURES, surveys[name].rows) + sum(min(LEFT_PICTURES, group.rows) for group in leavers.get(name, [])[:GROUPS])
             if total > MAX_PICTURES:
                 break

@@ -90,9 +90,8 @@ def before_and_after(manifest: dict[str, Any]) -> tuple[Source, Source] | None:
     if not splits:
         return None
     after = splits.get("train") or next(iter(splits.values()))
-    proof = stages.get((manifest.get("proof") or {}).get("stage"), {})
-    if "raw" in (proof.get("inputs") or {}) and stages.get(_source(proof["inputs"]["raw"]).stage, {}).get("gives") == "samples":
-        return _source(proof["inputs"]["raw"]), after
+    if raw := _raw_arm(manifest, stages):
+        return raw, after
     split_edge = None
     at, passed = after, set()
     while at.stage not in passed:
@@ -103,6 +102,14 @@ def before_and_after(manifest: dict[str, Any]) -> tuple[Source, Source] | None:
             break
         at = upstream[0]
     return split_edge or at, after
+
+
+def _raw_arm(manifest: dict[str, Any], stages: Mapping[str, Stage]) -> Source | None:
+    """What the student of the proof's raw arm read: its model is an input of the proof, made by a hidden stage."""
+    inputs = stages.get((manifest.get("proof") or {}).get("stage", ""), {}).get("inputs") or {}
+    student = stages.get(inputs["raw.hard"]["stage"], {}) if "raw.hard" in inputs else {}
+    edge = (student.get("inputs") or {}).get("samples")
+    return _source(edge) if edge and not stages.get(edge["stage"], {"hidden": True}).get("hidden") else None
 
 
 def graph(manifest: dict[str, Any], surveys: Mapping[str, Survey]) -> tuple[list[Node], list[Edge]]:

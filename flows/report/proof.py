@@ -36,15 +36,16 @@ def arms_forest(proof: dict[str, Any], *, only_chosen: bool = False) -> Forest:
     """Test accuracy of the arms in the proof's order, or of those that the headline compares."""
     chosen = chosen_arms(proof)
     arms = list(chosen.values()) if only_chosen else proof["arms"]
-    scale = Scale.over([bound for arm in arms for bound in (arm["low"], arm["high"])])
+    scale = Scale.over([bound for arm in arms for bound in (arm["low"], arm["high"])], 3 if only_chosen else 6)
     lines = []
     for arm in arms:
         label, detail = arm_label(arm["arm"])
         css = "chosen" if arm is chosen.get("candidate") else ""
-        mark = interval_mark(arm["accuracy"], arm["low"], arm["high"], scale, css=css, title=f"{label}, {detail}: {percent(arm['accuracy'])} {interval(arm['low'], arm['high'])}")
+        mark = interval_mark(
+            arm["accuracy"], arm["low"], arm["high"], scale, css=css, title=f"{label}, {detail}: {percent(arm['accuracy'])} {interval(arm['low'], arm['high'])}"
+        )
         lines.append(ForestLine(label, detail, mark, percent(arm["accuracy"]), interval(arm["low"], arm["high"]), css))
-    digits = 0 if scale.high - scale.low > 0.04 else 1
-    return Forest(lines, axis(scale, [(tick, percent(tick, digits)) for tick in ticks(scale, 4 if only_chosen else 6)]))
+    return Forest(lines, axis(scale, [(tick, percent(tick, _digits(ticks(scale)))) for tick in ticks(scale)]))
 
 
 def differences_forest(proof: dict[str, Any]) -> Forest | None:
@@ -63,7 +64,15 @@ def differences_forest(proof: dict[str, Any]) -> Forest | None:
         css = "chosen" if (difference["arm"], difference["against"]) == pair else ""
         note = "better" if low > 0 else "worse" if high < 0 else "no difference shown"
         bounds = f"[{points(low)}, {points(high)}]"
-        mark = interval_mark(difference["gain"], low, high, scale, css=css, zero=True, title=f"{label} {against}: {points(difference['gain'])} points {bounds}, {note}")
+        mark = interval_mark(
+            difference["gain"], low, high, scale, css=css, zero=True, title=f"{label} {against}: {points(difference['gain'])} points {bounds}, {note}"
+        )
         lines.append(ForestLine(label if detail == other_detail else f"{label}, {detail}", against, mark, points(difference["gain"]), bounds, css, note))
-    digits = 0 if scale.high - scale.low > 0.04 else 1
-    return Forest(lines, axis(scale, [(tick, "0" if abs(tick) < 1e-12 else points(tick, digits)) for tick in ticks(scale)], zero=True))
+    digits = _digits(ticks(scale))
+    return Forest(lines, axis(scale, [(tick, "0" if tick == 0 else points(tick, digits)) for tick in ticks(scale)], zero=True))
+
+
+def _digits(marked: list[float]) -> int:
+    """Decimals that tell the marks apart, in per cent."""
+    step = 100 * (marked[1] - marked[0]) if len(marked) > 1 else 0.1
+    return next((digits for digits in range(4) if abs(step - round(step, digits)) < 1e-6), 4)

@@ -47,7 +47,11 @@ def render(manifest: Manifest, tables: Callable[[str], Table], removed: Callable
     leavers = {stage["name"]: survey_removed(removed(stage["name"]), LEFT_PICTURES) for stage in shown if (stage.get("removed") or {}).get("rows")}
     with_pictures = planned(shown, surveys, leavers)
     side_px = side_for(
-        sum(min(KEPT_PICTURES, surveys[stage["name"]].rows) + sum(min(LEFT_PICTURES, group.rows) for group in leavers.get(stage["name"], [])[:GROUPS]) for stage in with_pictures) + VIEW_PICTURES
+        sum(
+            min(KEPT_PICTURES, surveys[stage["name"]].rows) + sum(min(LEFT_PICTURES, group.rows) for group in leavers.get(stage["name"], [])[:GROUPS])
+            for stage in with_pictures
+        )
+        + VIEW_PICTURES
     )
     left = {kind for stage in shown for kind in _LEFT if (stage.get("counts") or {}).get(kind)}
     viewed = views_stage(shown, published(manifest), tables)
@@ -70,7 +74,8 @@ def render(manifest: Manifest, tables: Callable[[str], Table], removed: Callable
         "arms": arms_forest(manifest["proof"]) if (manifest.get("proof") or {}).get("arms") else None,
         "differences": differences_forest(manifest["proof"]) if manifest.get("proof") else None,
     }
-    return _environment().get_template("page.html.j2").render(page)
+    # A browser takes a page with a NUL in it for something else than text.
+    return _environment().get_template("page.html.j2").render(page).replace("\0", "\ufffd")
 
 
 def _headline(manifest: Manifest, surveys: dict[str, Survey], tables: Callable[[str], Table]) -> str:
@@ -131,7 +136,12 @@ def _histogram(end: Source, its_survey: Survey, shown: list[str]) -> dict[str, A
     real, synthetic = (its_survey.by_label(end.split, synthetic=flag) for flag in (False, True))
     rows = its_survey.of_split(end.split)
     name = end.stage + (f".{end.split}" if end.split else "")
-    return {"name": name, "rows": rows, "synthetic": sum(synthetic.values()), "svg": charts.histogram(shown, real, synthetic, caption=f"rows by class in {name}")}
+    return {
+        "name": name,
+        "rows": rows,
+        "synthetic": sum(synthetic.values()),
+        "svg": charts.histogram(shown, real, synthetic, caption=f"rows by class in {name}"),
+    }
 
 
 def _environment() -> Environment:
@@ -143,11 +153,15 @@ def _environment() -> Environment:
         "size": sentences.size,
         "cell": _cell,
         "text": lambda text: _cut(str(text), _MAX_TEXT),
-        "short": lambda text, most=_MAX_CELL: _cut(str(text), most),
+        "short": _short,
     }
     # Style sheets hold no user's text, and quotes in them must stay quotes.
     environment.globals["style"] = Markup((_HERE / "page.css").read_text(encoding="utf-8"))
     return environment
+
+
+def _short(text: Any, most: int = _MAX_CELL) -> str:
+    return _cut(str(text), most)
 
 
 def _cell(value: Any) -> str:

@@ -14,7 +14,7 @@ from stillroom.fields import label_names
 from stillroom.images import ImageFault, decode
 from stillroom.operators import Table
 from stillroom.soft_labels import decode as decode_labels
-from stillroom.views import check_contract, label_of, replay
+from stillroom.views import check_contract, contract_of, label_of, replay
 
 __all__ = ["VIEW_PICTURES", "Strip", "View", "Views", "describe", "shown_views", "views_stage"]
 
@@ -59,7 +59,7 @@ def views_stage(stages: Sequence[dict[str, Any]], splits: Mapping[str, Source], 
     """The stage whose views are published, else the last that has some, else None."""
     names = {source.stage for source in splits.values()}
     for stage in sorted(reversed(stages), key=lambda stage: stage["name"] not in names):
-        if _COLUMN in tables(stage["name"]).schema.names:
+        if _has_views(tables(stage["name"]).schema):
             return stage
     return None
 
@@ -107,6 +107,15 @@ def describe(view: Mapping[str, Any], size: tuple[int, ...] | None = None) -> st
     if view["shift_x"] or view["shift_y"]:
         said.append(f"shifted {view['shift_x'] / 256:+.2f}, {view['shift_y'] / 256:+.2f} px")
     return "; ".join(said).replace("-", "\u2212") or "as it is"
+
+
+def _has_views(schema: pa.Schema) -> bool:
+    if _COLUMN not in schema.names:
+        return False
+    try:
+        return bool(contract_of(schema.field(_COLUMN)) and label_of(schema.field(_COLUMN)))
+    except StoreError:  # a user's column of that name
+        return False
 
 
 def _pixels(table: Table, row: int) -> np.ndarray | None:

@@ -156,7 +156,9 @@ def _labels(batch: pa.RecordBatch, names: list[str] | None) -> pa.Array:
         # A list of labels (several a row) has no class of its own: it is counted as written.
         codes = batch["label"]
         whole = pa.types.is_integer(codes.type)
-        labels_B = pa.array([names[code] if names and whole and code is not None and 0 <= code < len(names) else _label_text(code) for code in codes.to_pylist()], pa.string())
+        labels_B = pa.array(
+            [names[code] if names and whole and code is not None and 0 <= code < len(names) else _label_text(code) for code in codes.to_pylist()], pa.string()
+        )
     else:
         labels_B = pa.nulls(len(batch), pa.string())
     return pc.utf8_slice_codeunits(pc.fill_null(labels_B, NO_LABEL), 0, _MAX_LABEL_CHARS)

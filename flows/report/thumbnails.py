@@ -4,6 +4,7 @@ import math
 from base64 import b64encode
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -52,7 +53,7 @@ def pictures(table: Table, rows: Sequence[int], side_px: int) -> list[Picture]:
     """The samples at these rows, in the order given, read a few at a time."""
     image = image_column(table.schema)
     names = label_names(table.schema)
-    columns = [name for name in ("sample_id", image, "label", "label_name", "source", "synthetic") if name in table.schema.names]
+    columns = [name for name in ("sample_id", image, "label", "label_name", "source", "synthetic") if name and name in table.schema.names]
     shown = []
     for start in range(0, len(rows), _TAKE_ROWS):
         for sample in table.take(rows[start : start + _TAKE_ROWS], columns).to_pylist():
@@ -88,7 +89,7 @@ def _picture(sample: dict[str, object], image: str | None, names: list[str] | No
     if name is None and isinstance(code, int):
         name = names[code] if names and 0 <= code < len(names) else str(code)
     source = sample.get("source")
-    said = {
+    said: dict[str, Any] = {
         "sample_id": str(sample["sample_id"]),
         "label": "" if name is None else str(name),
         "source": ", ".join(map(str, source)) if isinstance(source, list) else str(source or ""),

@@ -21,7 +21,18 @@ from tasks.nets.training import normalise
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-__all__ = ["Classifier", "accuracy", "ensemble_probs", "ids_seen", "load_classifiers", "measured_on", "model_batch", "model_row", "refuse_below"]
+__all__ = [
+    "Classifier",
+    "accuracy",
+    "ensemble_probs",
+    "ids_seen",
+    "load_classifiers",
+    "measured_on",
+    "model_batch",
+    "model_row",
+    "read_weights",
+    "refuse_below",
+]
 
 # B = images, C H W = image, K = classes, D = features
 
@@ -97,7 +108,9 @@ class Classifier:
         own = self.label_names
         if missing := [name for name in label_names if name not in own]:
             more = f" and {len(missing) - 1} more labels" if len(missing) > 1 else ""
-            raise InputError(f"model {self.model_id[:12]}", f"has no class '{missing[0]}'{more}", f"its classes are {', '.join(own[:10])}{' …' if len(own) > 10 else ''}")
+            raise InputError(
+                f"model {self.model_id[:12]}", f"has no class '{missing[0]}'{more}", f"its classes are {', '.join(own[:10])}{' …' if len(own) > 10 else ''}"
+            )
         if list(label_names) == own:
             return self
         now = self.config.get("outputs") or range(len(own))
@@ -124,7 +137,11 @@ class Classifier:
         if not len(pixels_BCHW):
             return np.zeros((0, channels, side_px, side_px), np.uint8)
         if pixels_BCHW.shape[1] not in (1, channels):
-            raise InputError(f"model {self.model_id[:12]}", f"takes images of {channels} channel, these have {pixels_BCHW.shape[1]}", f"decode them with channels: {channels}")
+            raise InputError(
+                f"model {self.model_id[:12]}",
+                f"takes images of {channels} channel, these have {pixels_BCHW.shape[1]}",
+                f"decode them with channels: {channels}",
+            )
         fitted = resize(pixels_BCHW, side_px)
         return np.repeat(fitted, channels, axis=1) if fitted.shape[1] < channels else fitted
 
@@ -144,7 +161,7 @@ def load_classifiers(table: Table, device: str) -> list[Classifier]:
 
 def ensemble_probs(members: Sequence[Classifier], pixels_BCHW: np.ndarray, batch: int) -> np.ndarray:
     """The mean of the members' softmaxes (not of their logits), float32 [B, K]; summed in float64, in member order."""
-    total_BK = sum(member.probs(pixels_BCHW, batch).astype(np.float64) for member in members)
+    total_BK: Any = sum(member.probs(pixels_BCHW, batch).astype(np.float64) for member in members)
     return (total_BK / len(members)).astype(np.float32)
 
 
@@ -177,7 +194,11 @@ def refuse_below(floor: float | None, metrics: Mapping[str, Any], operator: str)
     """
     accuracy = metrics.get("validation_accuracy", 1.0)
     if floor is not None and accuracy < floor:
-        raise StageError(operator, f"accuracy {accuracy:.4f} on {metrics['validation_rows']} validation rows is below the floor of {floor}", "a better model, or a lower floor")
+        raise StageError(
+            operator,
+            f"accuracy {accuracy:.4f} on {metrics['validation_rows']} validation rows is below the floor of {floor}",
+            "a better model, or a lower floor",
+        )
 
 
 def ids_seen(sample_ids: Sequence[str]) -> dict[str, Any]:
@@ -214,3 +235,34 @@ def model_batch(rows: Sequence[Mapping[str, Any]]) -> pa.RecordBatch:
     """Rows of `model_row` as the batch that a `train` operator yields."""
     schema = pa.schema([with_meaning(name, declared) for name, declared in MODEL_COLUMNS.items()])
     return pa.RecordBatch.from_pylist(list(rows), schema)
+
+
+def read_weights(file: Path) -> "dict[str, Tensor]":
+    """The tensors of a safetensors or torch file, read without executing anything in it.
+
+    Raises:
+        InputError: the file holds something else than tensors, or is no such file.
+    """
+    import pickle
+
+    import torch
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    if file.suffix == ".safetensors":
+        try:
+            return load_file(file)
+        except (SafetensorError, OSError) as error:
+            raise InputError(str(file), f"is no safetensors file: {error}") from None
+    try:
+        found = torch.load(file, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:
+        raise InputError(str(file), "holds more than tensors, and loading it could run code", "save its state_dict with safetensors.torch.save_file") from None
+    except (RuntimeError, EOFError, OSError, KeyError, ValueError) as error:
+        raise InputError(str(file), f"is no file of weights: {str(error).splitlines()[0]}", "save the state_dict with safetensors.torch.save_file") from None
+    for key in ("state_dict", "model"):
+        if isinstance(found, dict) and isinstance(found.get(key), dict):
+            found = found[key]
+    if not isinstance(found, dict) or not all(isinstance(value, torch.Tensor) for value in found.values()):
+        raise InputError(str(file), "holds no state_dict", "save net.state_dict() with safetensors.torch.save_file")
+    return {name.removeprefix("module."): tensor for name, tensor in found.items()}

@@ -16,7 +16,7 @@ from tasks.nets.training import channel_stats
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["Labelled", "decode_squares", "load_labelled", "load_images", "load_labels"]
+__all__ = ["Labelled", "decode_squares", "load_images", "load_labelled", "load_labels"]
 
 # N = all samples, B = those of a batch, C = channels, S = side
 

@@ -2,7 +2,7 @@
 
 import difflib
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Annotated, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 from pydantic import AfterValidator
 
@@ -106,4 +106,5 @@ def _timm_net(name: str, num_classes: int, channels: int, side_px: int) -> "nn.M
         raise InputError(f"net '{_TIMM}{name}'", "timm has no such model", f"near it: {', '.join(near)}" if near else "")
     # Transformers are built for one side; the others take any and refuse the argument.
     fixed = getattr(timm.get_pretrained_cfg(name), "fixed_input_size", False)
-    return timm.create_model(name, pretrained=False, num_classes=num_classes, in_chans=channels, **({"img_size": side_px} if fixed else {}))
+    more: dict[str, Any] = {"img_size": side_px} if fixed else {}
+    return timm.create_model(name, pretrained=False, num_classes=num_classes, in_chans=channels, **more)

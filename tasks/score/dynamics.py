@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 from pydantic import Field, model_validator
 
-from stillroom.operators import Input, Params, Table, Unit, Work, score
+from stillroom.operators import Params, Table, Unit, Work, score
 from tasks.nets.models import Classifier
 from tasks.nets.samples import load_labelled
 from tasks.nets.training import fit, index_batches, seeded_net

@@ -46,8 +46,24 @@ def test_a_default_written_out_is_the_same(recipe, store):
 
 
 def test_a_new_column_upstream_trains_nothing_again(recipe, store):
-    plain = make_plan(recipe(BASE.replace("scores: {op: score.dynamics, from: split.train", "hash: {op: score.perceptual_hash, from: split}\n  scores: {op: score.dynamics, from: split.train")), store)
-    with_column = make_plan(recipe(BASE.replace("scores: {op: score.dynamics, from: split.train", "hash: {op: score.perceptual_hash, from: split}\n  scores: {op: score.dynamics, from: hash.train")), store)
+    plain = make_plan(
+        recipe(
+            BASE.replace(
+                "scores: {op: score.dynamics, from: split.train",
+                "hash: {op: score.perceptual_hash, from: split}\n  scores: {op: score.dynamics, from: split.train",
+            )
+        ),
+        store,
+    )
+    with_column = make_plan(
+        recipe(
+            BASE.replace(
+                "scores: {op: score.dynamics, from: split.train",
+                "hash: {op: score.perceptual_hash, from: split}\n  scores: {op: score.dynamics, from: hash.train",
+            )
+        ),
+        store,
+    )
     before, after = ({stage.name: stage.prints for stage in found.stages} for found in (plain, with_column))
     assert before["scores"].scores == after["scores"].scores
     assert before["scores"].table != after["scores"].table

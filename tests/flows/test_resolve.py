@@ -38,7 +38,11 @@ def test_a_cycle_names_its_stages(recipe):
 
 
 def test_a_missing_column_names_the_operator_that_needs_it(recipe):
-    (found,) = faults(recipe, HEAD + "  raw: {op: ingest.digits}\n  split: {op: table.split, from: raw}\n  core: {op: prune.by_score, from: split.train, score: el2n, order: easiest, keep: 10%}\n")
+    (found,) = faults(
+        recipe,
+        HEAD
+        + "  raw: {op: ingest.digits}\n  split: {op: table.split, from: raw}\n  core: {op: prune.by_score, from: split.train, score: el2n, order: easiest, keep: 10%}\n",
+    )
     assert "'split' has no column 'el2n', which operator 'prune.by_score' needs" in found
 
 
@@ -52,9 +56,14 @@ def test_a_model_is_no_table_of_samples(recipe):
     assert found == ["stage 'part': from (line 8): 'teacher' gives a model, and input 'samples' wants samples"]
 
 
-@pytest.mark.parametrize(("edge", "says"), [("split", "may hold test rows, which must not reach 'train.teacher'; write `split.train`"), ("raw", "was never split, so its rows may be test rows")])
+@pytest.mark.parametrize(
+    ("edge", "says"),
+    [("split", "may hold test rows, which must not reach 'train.teacher'; write `split.train`"), ("raw", "was never split, so its rows may be test rows")],
+)
 def test_a_test_row_cannot_reach_training(recipe, edge, says):
-    (found,) = faults(recipe, HEAD + f"  raw: {{op: ingest.digits}}\n  split: {{op: table.split, from: raw}}\n  teacher: {{op: train.teacher, from: {edge}, steps: 10}}\n")
+    (found,) = faults(
+        recipe, HEAD + f"  raw: {{op: ingest.digits}}\n  split: {{op: table.split, from: raw}}\n  teacher: {{op: train.teacher, from: {edge}, steps: 10}}\n"
+    )
     assert says in found
 
 
@@ -79,7 +88,9 @@ def test_a_missing_file_is_a_fault_of_its_parameter(recipe):
 
 
 def test_a_control_must_be_on_the_way_to_the_candidate(recipe):
-    text = HEAD + """
+    text = (
+        HEAD
+        + """
   raw: {op: ingest.digits}
   split: {op: table.split, from: raw}
   core: {op: prune.random, from: split.train, keep: 10%}
@@ -89,6 +100,7 @@ def test_a_control_must_be_on_the_way_to_the_candidate(recipe):
     from: {candidate: core, raw: split.train, tune: split.validation, test: split.test}
     control: {in_place_of: other}
 """
+    )
     (found,) = faults(recipe, text)
     assert "'other' is not on the way to the candidate 'core'" in found
 
@@ -106,7 +118,14 @@ def test_twins_repeat_every_stage_between_the_choice_and_the_proof(recipe):
     ablations: [core]
 """))  # fmt: skip
     stages = graph.stages
-    assert {name for name, stage in stages.items() if stage.hidden} >= {"core--random", "whole--random", "whole--without-core", "proof--raw-hard", "proof--candidate-hard", "proof--control-hard"}
+    assert {name for name, stage in stages.items() if stage.hidden} >= {
+        "core--random",
+        "whole--random",
+        "whole--without-core",
+        "proof--raw-hard",
+        "proof--candidate-hard",
+        "proof--control-hard",
+    }
     assert str(stages["core--random"].inputs["like"]) == "core"
     assert str(stages["whole--random"].inputs["samples"]) == "core--random"
     assert str(stages["whole--without-core"].inputs["samples"]) == "split.train"

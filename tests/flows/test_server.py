@@ -83,8 +83,7 @@ def started(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Started]:
         (hostile / f"{name}.py").write_text("open(__file__ + '.was-run', 'w')\nraise SystemExit('hostile')\n")
     # As the console script does: the folder of the script comes first on the path, not the working directory.
     asked = [
-        subprocess.Popen([sys.executable, "-P", "-c", ENSURE], cwd=hostile, env=own(home, TOKEN=SECRET), stdout=subprocess.PIPE, text=True)
-        for _ in range(2)
+        subprocess.Popen([sys.executable, "-P", "-c", ENSURE], cwd=hostile, env=own(home, TOKEN=SECRET), stdout=subprocess.PIPE, text=True) for _ in range(2)
     ]
     urls = [process.communicate(timeout=120)[0].strip() for process in asked]
     assert not list(hostile.glob("*.was-run"))
@@ -169,9 +168,7 @@ def test_the_command_prints_the_address_and_nothing_else(started):
 @pytest.mark.server
 def test_a_named_server_is_used_and_left_alone(started, tmp_path):
     code = "from flows.server import *; print(ensure_server(), server_status().ours); stop_server()"
-    asked = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, env=own(tmp_path, PREFECT_API_URL=started.state["url"])
-    )
+    asked = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=own(tmp_path, PREFECT_API_URL=started.state["url"]))
     assert asked.stdout == f"{started.state['url']} False\n"
     assert "stop it where it was started" in asked.stderr
     assert not (tmp_path / "server.json").exists()

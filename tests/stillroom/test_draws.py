@@ -26,7 +26,13 @@ def test_order_does_not_depend_on_the_order_given(ids):
 
 
 def test_every_part_of_the_key_counts():
-    keys = [Draw(1, "a").uniform(["r"], 1), Draw(2, "a").uniform(["r"], 1), Draw(1, "b").uniform(["r"], 1), Draw(1, "a").uniform(["s"], 1), Draw(1, "a").uniform(["r"], 1, draw=1)]
+    keys = [
+        Draw(1, "a").uniform(["r"], 1),
+        Draw(2, "a").uniform(["r"], 1),
+        Draw(1, "b").uniform(["r"], 1),
+        Draw(1, "a").uniform(["s"], 1),
+        Draw(1, "a").uniform(["r"], 1, draw=1),
+    ]
     assert len({float(key[0, 0]) for key in keys}) == 5
 
 

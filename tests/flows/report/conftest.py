@@ -53,7 +53,14 @@ def hexed(text: str, length: int = 64) -> str:
 def samples(pixels_BHW: np.ndarray, labels_B: np.ndarray, *, prefix: str = "digits", synthetic: bool = False, split: list[str] | None = None) -> pa.Table:
     """A table of samples as an ingest or a generator leaves it."""
     schema = pa.schema(
-        [pa.field("sample_id", pa.string()), image_field(), label_field(NAMES), pa.field("label_name", pa.string()), pa.field("source", pa.string()), pa.field("synthetic", pa.bool_())]
+        [
+            pa.field("sample_id", pa.string()),
+            image_field(),
+            label_field(NAMES),
+            pa.field("label_name", pa.string()),
+            pa.field("source", pa.string()),
+            pa.field("synthetic", pa.bool_()),
+        ]
     )
     count = len(labels_B)
     table = pa.table(
@@ -86,12 +93,34 @@ def with_views(table: pa.Table, count: int = 8) -> pa.Table:
 def removed_rows(table: pa.Table, reason: Callable[[int], str], kind: str = "dropped") -> pa.Table:
     """A `removed` table of these rows."""
     count = table.num_rows
-    return pa.table({"sample_id": table["sample_id"], "source": table["source"].cast(pa.string()), "reason": pa.array([reason(row) for row in range(count)], pa.string()), "kind": pa.array([kind] * count, pa.string())})
+    return pa.table(
+        {
+            "sample_id": table["sample_id"],
+            "source": table["source"].cast(pa.string()),
+            "reason": pa.array([reason(row) for row in range(count)], pa.string()),
+            "kind": pa.array([kind] * count, pa.string()),
+        }
+    )
 
 
-def stage(name: str, op: str, shape: str, inputs: dict[str, str], rows: int, seconds: float, *, gives: str = "samples", hidden: bool = False, params: dict[str, Any] | None = None, **counts: int) -> dict[str, Any]:
+def stage(
+    name: str,
+    op: str,
+    shape: str,
+    inputs: dict[str, str],
+    rows: int,
+    seconds: float,
+    *,
+    gives: str = "samples",
+    hidden: bool = False,
+    params: dict[str, Any] | None = None,
+    **counts: int,
+) -> dict[str, Any]:
     """A stage of a manifest; inputs as in a recipe ("split.train")."""
-    edges = {key: {"stage": edge, "split": None} if "--" in edge else {"stage": edge.partition(".")[0], "split": edge.partition(".")[2] or None} for key, edge in inputs.items()}
+    edges = {
+        key: {"stage": edge, "split": None} if "--" in edge else {"stage": edge.partition(".")[0], "split": edge.partition(".")[2] or None}
+        for key, edge in inputs.items()
+    }
     gone = sum(counts.get(kind, 0) for kind in ("dropped", "rejected", "merged"))
     return {
         "name": name, "op": op, "version": 1, "shape": shape, "gives": gives, "hidden": hidden, "state": "Built", "fingerprint": hexed(name), "inputs": edges, "params": params or {}, "seed": 7,
@@ -155,9 +184,21 @@ def digits_tables() -> SimpleNamespace:
     doubted[500:504] = True
     agreed = drawn.filter(pa.array(~doubted))
     mixed = pa.concat_tables([core.drop_columns(["split"]), agreed])
-    tables = {"raw": raw, "split": split, "clean": clean, "scores": clean, "core": core, "drawn": drawn, "agreed": agreed, "mixed": mixed, "reinforced": with_views(mixed)}
+    tables = {
+        "raw": raw,
+        "split": split,
+        "clean": clean,
+        "scores": clean,
+        "core": core,
+        "drawn": drawn,
+        "agreed": agreed,
+        "mixed": mixed,
+        "reinforced": with_views(mixed),
+    }
     removed = {
-        "raw": pa.table({"sample_id": ["f" * 32], "source": ["scans/blank 7.png"], "reason": ["truncated image (bytes missing after 1,204)"], "kind": ["rejected"]}),
+        "raw": pa.table(
+            {"sample_id": ["f" * 32], "source": ["scans/blank 7.png"], "reason": ["truncated image (bytes missing after 1,204)"], "kind": ["rejected"]}
+        ),
         "clean": removed_rows(train.filter(pa.array(twins)), lambda row: f"near duplicate of {hexed(str(row), 32)}, distance {row % 3}"),
         "core": removed_rows(rest, lambda row: "not a medoid of its class"),
         "agreed": removed_rows(drawn.filter(pa.array(doubted)), lambda row: f"teacher sees {row % 10}" if row % 4 else "teacher unsure"),

@@ -1,0 +1,88 @@
+"""ingest.model: a classifier from a file, which is read without executing it, and judged before it judges."""
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Literal, Self
+
+import pyarrow as pa
+from pydantic import Field, model_validator
+
+from stillroom.errors import InputError
+from stillroom.fields import label_names
+from stillroom.operators import Input, Params, SourcePath, Table, Unit, Work, train
+from tasks.nets.models import Classifier, measured_on, model_batch, model_row, read_weights, refuse_below
+from tasks.nets.zoo import NetName, build
+
+PREDICT_BATCH = 64
+
+
+class ModelParams(Params):
+    """Parameters of `ingest.model`."""
+
+    file: SourcePath = Field(description="The weights: safetensors, or a torch file of tensors alone.")
+    net: NetName = Field(description="Its architecture: a net of ours, or timm/<name>.")
+    side_px: int = Field(ge=1, description="Images are resized to this square for it.")
+    channels: Literal[1, 3] = Field(default=3, description="1 grey, 3 colour.")
+    mean: tuple[float, ...] = Field(default=(0.485, 0.456, 0.406), description="What is taken off its input, a channel each, on the scale 0 to 1.")
+    std: tuple[float, ...] = Field(default=(0.229, 0.224, 0.225), description="What its input is divided by, likewise.")
+    classes: list[str] | SourcePath = Field(description="Its class names in the order of its outputs: a list, or a text file with a name a line.")
+    saw: str = Field(default="unknown", description="What it was trained on: unknown, none, or a few words.")
+    floor: float | None = Field(default=None, ge=0, le=1, description="Refuse it below this accuracy on `check_on`.")
+
+    @model_validator(mode="after")
+    def _agree(self) -> Self:
+        if len(self.mean) != self.channels or len(self.std) != self.channels:
+            raise ValueError(f"mean and std: {self.channels} numbers each, one a channel")
+        return self
+
+    @property
+    def label_names(self) -> list[str]:
+        """The class names, read from the file where it is one."""
+        if isinstance(self.classes, Path):
+            return [line.strip() for line in self.classes.read_text(encoding="utf-8").splitlines() if line.strip()]
+        return list(self.classes)
+
+
+def _units() -> list[Unit]:
+    return [Unit("model")]
+
+
+@train(version=1, units=_units, random=False, inputs={"check_on": Input(requires=["image", "label"], optional=True, trains=False)})
+def model(unit: Unit, inputs: Mapping[str, Table], params: ModelParams, work: Work) -> Iterator[pa.RecordBatch]:
+    """Bring a trained classifier in from a file, as a row of a table of models.
+
+    Its class names are matched to those of `check_on` by name, so another order of classes does no
+    harm; its accuracy there is measured before it labels anything, and kept in `metrics`.
+
+    Raises:
+        InputError: the file executes code, holds other tensors than the net has, or the model lacks a class.
+        StageError: its accuracy is below `floor`.
+    """
+    import torch
+
+    names = params.label_names
+    with torch.random.fork_rng(devices=[]):
+        net = build(params.net, num_classes=len(names), channels=params.channels, side_px=params.side_px)
+    try:
+        net.load_state_dict(read_weights(params.file))
+    except RuntimeError as error:
+        wrong = str(error).split("\n")[1].strip().rstrip(".") if "\n" in str(error) else str(error)
+        raise InputError(
+            str(params.file), f"doesn't fit net '{params.net}' with {len(names)} classes: {wrong[:160]}", "check net, side_px, channels and classes"
+        ) from None
+    config = {
+        "task": "classify", "net": params.net, "num_classes": len(names), "channels": params.channels, "side_px": params.side_px,
+        "label_names": names, "mean": list(params.mean), "std": list(params.std),
+    }  # fmt: skip
+    row = model_row(net, config, 0, {}, params.saw)
+    metrics = {}
+    if "check_on" in inputs:
+        member = Classifier.from_row(row, work.device)
+        if not label_names(inputs["check_on"].schema):
+            raise InputError("check_on", "its labels have no names to match the model's classes by", "name them at ingest: classes: […]")
+        metrics = measured_on([member], inputs["check_on"], work.scratch, PREDICT_BATCH)
+        refuse_below(params.floor, metrics, "ingest.model")
+    elif params.floor is not None:
+        raise InputError("floor", "there is nothing to measure the model on", "write from: {check_on: split.validation}")
+    yield model_batch([row | {"metrics": json.dumps(metrics, sort_keys=True)}])
