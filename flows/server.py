@@ -132,6 +132,7 @@ def stop_server() -> bool:
         server = _recorded()
         if server is None or not _is_server(server):
             return False
+        _send_what_waits()
         _end(server)
         return True
 
@@ -189,6 +190,16 @@ def _wait(server: Server, say: Callable[[str], None] | None = None) -> None:
         if time.monotonic() > deadline:
             raise InputError("Prefect server", f"no answer on port {server.port} within {START_TIMEOUT_S} s", f"its log: {home() / 'server.log'}")
         time.sleep(0.2)
+
+
+def _send_what_waits() -> None:
+    """Let Prefect send the logs and events of this process now: at exit it would try for a minute to reach nobody."""
+    if "prefect" in sys.modules:
+        from prefect.events.worker import EventsWorker
+        from prefect.logging.handlers import APILogWorker
+
+        APILogWorker.drain_all()
+        EventsWorker.drain_all()
 
 
 def _end(server: Server) -> None:

@@ -79,11 +79,8 @@ def fingerprint(
     table = json_digest(parts)
     first_input = next(iter(inputs.values()), None)
     rows = first_input.rows if operator.keeps_rows and first_input else json_digest({"rows": table})
-    carried = (
-        first_input.columns
-        if (first_input and operator.shape in ("row", "score")) or (first_input and operator.shape == "select" and len(inputs) == 1)
-        else None
-    )
+    passes_on = operator.shape in ("row", "score") or (operator.shape == "select" and len(inputs) == 1)
+    carried = first_input.columns if first_input and passes_on else {}
     made = scores or table
     found = {name: carried[name] if name in carried and name not in added else json_digest({"column": name, "of": made}) for name in columns}
     return Prints(table, rows, found, parts, scores, scores_parts)

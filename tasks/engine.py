@@ -5,8 +5,10 @@ that was stopped takes them over. The record is the commit: until it is there, n
 """
 
 import json
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -29,6 +31,8 @@ from tasks.specs import REMOVED_SCHEMA, Part, StageSpec
 __all__ = ["partitions", "run_stage"]
 
 MIN_PARTITION, MAX_PARTITION, PARTITIONS = 256, 4096, 8
+_locks: dict[tuple[str, str], threading.Lock] = {}
+_locks_lock = threading.Lock()
 
 
 def run_stage(spec: StageSpec, pool: Pool) -> Record:
@@ -37,10 +41,12 @@ def run_stage(spec: StageSpec, pool: Pool) -> Record:
     Raises:
         StageError: what the operator or the data did wrong, in one line.
     """
-    store = Store(spec.store)
-    found = read_record(store, spec.fingerprint)
-    if found:
-        return found
+    with _alone(spec.store, spec.fingerprint):
+        store = Store(spec.store)
+        return read_record(store, spec.fingerprint) or _run(spec, pool, store)
+
+
+def _run(spec: StageSpec, pool: Pool, store: Store) -> Record:
     started = time.perf_counter()
     operator = registry.load(spec.operator)
     if operator.shape == "row":
@@ -54,6 +60,15 @@ def run_stage(spec: StageSpec, pool: Pool) -> Record:
     else:
         parts = _run_units(spec, pool, store)
     return _record(spec, _made_here(operator, spec), parts, pool, store, started)
+
+
+@contextmanager
+def _alone(store: str, fingerprint: str) -> Iterator[None]:
+    """Let one thread at a time work on a fingerprint: equal stages of a recipe share their unfinished work."""
+    with _locks_lock:
+        lock = _locks.setdefault((store, fingerprint), threading.Lock())
+    with lock:
+        yield
 
 
 def partitions(rows: int) -> list[tuple[int, int]]:
@@ -89,14 +104,15 @@ def _run_units(spec: StageSpec, pool: Pool, store: Store) -> list[Part]:
 
 def _run_score(spec: StageSpec, operator: Operator, pool: Pool, store: Store) -> list[Part]:
     """A score's columns have a record of their own, which a new column upstream leaves valid."""
-    scores = read_record(store, spec.scores_fingerprint)
-    if scores is None:
-        started = time.perf_counter()
-        parts = _run_units(spec, pool, store)
-        names = [field for field in spec.schema if field.name in _added(operator, spec)]
-        logical = with_hashes(pa.schema([pa.field("sample_id", pa.string()), *names]))
-        own = replace(spec, fingerprint=spec.scores_fingerprint, parts=spec.scores_parts, table=f"{spec.table}.scores", schema=logical)
-        scores = _record(own, heavy_names(logical), parts, pool, store, started)
+    with _alone(spec.store, spec.scores_fingerprint):
+        scores = read_record(store, spec.scores_fingerprint)
+        if scores is None:
+            started = time.perf_counter()
+            parts = _run_units(spec, pool, store)
+            names = [field for field in spec.schema if field.name in _added(operator, spec)]
+            logical = with_hashes(pa.schema([pa.field("sample_id", pa.string()), *names]))
+            own = replace(spec, fingerprint=spec.scores_fingerprint, parts=spec.scores_parts, table=f"{spec.table}.scores", schema=logical)
+            scores = _record(own, heavy_names(logical), parts, pool, store, started)
     (joined,) = pool.run([Job(jobs.join_job, (spec, scores.table))], stage=spec.stage)
     return [replace(joined, metrics=scores.metrics)]
 

@@ -21,7 +21,7 @@ from stillroom.stored import StoredTable, physical_schema, with_hashes
 from stillroom.stores import Store
 from storage.commits import write_batches
 from tasks.pool import report_progress
-from tasks.rows import Removed, concat_references, fit, references, split_rows
+from tasks.rows import Removed, check_given, concat_references, fit, references, split_rows
 from tasks.specs import REMOVED_SCHEMA, Part, StageSpec
 
 __all__ = ["digest_job", "duplicates_job", "join_job", "list_units_job", "row_job", "rows_job", "select_job", "source_job", "unit_job"]
@@ -57,6 +57,7 @@ def row_job(spec: StageSpec, start: int, stop: int) -> Part:
                     f"operator '{spec.operator}' gave {rows.batch.num_rows} rows for {batch.num_rows}",
                     "an operator must give every row back, with a reason where it leaves",
                 )
+            check_given(spec, rows.batch.schema.names, added)
             kept, left = split_rows(rows)
             carried = references(table, positions)
             for kind, where, reasons in left:
@@ -93,10 +94,8 @@ def select_job(spec: StageSpec) -> Part:
         lines = lines.with_columns(pl.lit(flowing[0]).alias("input"))
     if "row" not in lines.columns:
         lines = lines.with_columns(pl.int_range(pl.len()).over("input").cast(pl.Int64).alias("row"))
-    expected = {name: frames[name].height for name in flowing}
-    seen = dict(lines.group_by("input").agg(pl.col("row").n_unique()).iter_rows())
-    if seen != {name: rows for name, rows in expected.items() if rows} or lines.height != sum(expected.values()):
-        raise StageError(spec.stage, f"operator '{spec.operator}' accounted for {seen} of {expected} rows", "an operator must give a line for every row")
+    _check_lines(spec, lines, {name: frames[name].height for name in flowing})
+    check_given(spec, lines.columns, run.added)
     removed = Removed()
     for (of_input, *_), group in lines.filter(pl.col("reason").is_not_null()).partition_by("input", as_dict=True, maintain_order=True).items():
         positions = group["row"].to_numpy()
@@ -139,6 +138,7 @@ def source_job(spec: StageSpec, unit: Unit, excluded: dict[int, tuple[str, str]]
         sound = 0
         for given in run.unit(unit):
             rows = given if isinstance(given, Rows) else Rows(given)
+            check_given(spec, rows.batch.schema.names, run.added)
             kept, left = split_rows(rows)
             positions = np.arange(counts["planned"], counts["planned"] + rows.batch.num_rows)
             counts["planned"] += rows.batch.num_rows
@@ -156,7 +156,9 @@ def source_job(spec: StageSpec, unit: Unit, excluded: dict[int, tuple[str, str]]
             yield fit(spec.stage, {name: batch[name] for name in batch.schema.names}, schema, batch.num_rows)
 
     fragments = write_batches(run.store, spec.table, batches(), schema)
-    run.store.put(f"{spec.work}/{unit.name}.arrow", _ipc(idents, IDENT_SCHEMA))
+    if not excluded:
+        # All ids, duplicates too: a build that is stopped after this has to find them again.
+        run.store.put(f"{spec.work}/{unit.name}.arrow", _ipc(idents, IDENT_SCHEMA))
     return run.part(fragments, removed, counts)
 
 
@@ -174,6 +176,8 @@ def duplicates_job(spec: StageSpec, units: list[str]) -> dict[str, dict[int, tup
         frame = pl.from_arrow(_read_ipc(store, f"{spec.work}/{name}.arrow"))
         assert isinstance(frame, pl.DataFrame)
         frames.append(frame.with_columns(pl.lit(name).alias("unit"), pl.int_range(pl.len()).cast(pl.Int64).alias("number")))
+    if not frames:
+        return {}
     everything = pl.concat(frames)
     twice = everything.filter(pl.col("sample_id").is_duplicated())
     found: dict[str, dict[int, tuple[str, str]]] = {}
@@ -205,7 +209,11 @@ def rows_job(spec: StageSpec, units: list[str]) -> Part:
     if run.operator.finish:
         table: pa.Table = call(run.operator.finish, run.offer(tables=tables))
     else:
-        table = pa.concat_tables([t for t in tables if t.num_columns], promote_options="default")
+        filled = [table for table in tables if table.num_columns]
+        table = pa.concat_tables(filled, promote_options="default") if filled else pa.schema([("sample_id", pa.string()), *run.added.values()]).empty_table()
+    check_given(spec, table.column_names, run.added)
+    if run.operator.shape == "score":
+        _check_scored(spec, table["sample_id"], next(iter(run.inputs.values())).rows)
     names = ["sample_id", *run.added] if run.operator.shape == "score" else list(run.added)
     logical = with_hashes(pa.schema([pa.field("sample_id", pa.string()) if name not in run.added else run.added[name] for name in names]))
     schema = physical_schema(logical, heavy_names(logical))
@@ -222,8 +230,7 @@ def join_job(spec: StageSpec, scores: TableRef) -> Part:
     ids = columns.frame(["sample_id"])["sample_id"].to_arrow().cast(pa.string())
     schema = physical_schema(spec.schema, [])
     rows = table.rows
-    if len(ids) != rows or len(pc.unique(ids)) != rows:
-        raise StageError(spec.stage, f"operator '{spec.operator}' scored {len(ids)} rows of {rows}", "a score must give each row of its input exactly once")
+    _check_scored(spec, ids, rows)
 
     def batches() -> Iterator[pa.RecordBatch]:
         for begin in range(0, rows, 4096):
@@ -327,6 +334,23 @@ def _carry(inputs: dict[str, StoredTable], window: Any) -> pa.Table:
     if len(parts) == 1:
         return parts[0]
     return concat_references(parts).take(pa.array(np.argsort(np.concatenate(order))))
+
+
+def _check_lines(spec: StageSpec, lines: Any, expected: dict[str, int]) -> None:
+    import polars as pl
+
+    seen: dict[str, int] = {}
+    for name, unique, low, high in lines.group_by("input").agg(pl.col("row").n_unique(), pl.col("row").min().alias("low"), pl.col("row").max().alias("high")).sort("input").iter_rows():
+        seen[name] = unique
+        if low < 0 or high >= expected.get(name, 0):
+            raise StageError(spec.stage, f"operator '{spec.operator}' names rows that input '{name}' hasn't", f"rows count from 0 to {expected.get(name, 0) - 1}")
+    if seen != {name: rows for name, rows in expected.items() if rows} or lines.height != sum(expected.values()):
+        raise StageError(spec.stage, f"operator '{spec.operator}' accounted for {seen} of {expected} rows", "an operator must give a line for every row")
+
+
+def _check_scored(spec: StageSpec, ids: pa.Array | pa.ChunkedArray, rows: int) -> None:
+    if len(ids) != rows or len(pc.unique(ids)) != rows:
+        raise StageError(spec.stage, f"operator '{spec.operator}' scored {len(ids)} rows of {rows}", "a score must give each row of its input exactly once")
 
 
 def _idents(batch: pa.RecordBatch) -> pa.RecordBatch:

@@ -3,11 +3,12 @@
 import multiprocessing
 import multiprocessing.forkserver
 import os
+import pickle
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from multiprocessing.connection import wait
 from typing import Any, NamedTuple
 
@@ -45,7 +46,9 @@ class Pool:
         self._context.set_forkserver_preload(PRELOAD)
         with _worker_environment():
             multiprocessing.forkserver.ensure_running()
-        self._queue = self._context.SimpleQueue()
+        # A pipe without a lock: a worker that is killed while it holds one would stop all others. What is
+        # sent is far below PIPE_BUF (4,096 bytes), so the system keeps the messages whole.
+        self._messages, self._reports = self._context.Pipe(duplex=False)
         self._executor = self._start()
         self._listener = threading.Thread(target=self._listen, args=(on_progress,), daemon=True)
         self._listener.start()
@@ -79,7 +82,7 @@ class Pool:
     def close(self) -> None:
         """End the workers."""
         self._executor.shutdown(wait=True, cancel_futures=True)
-        self._queue.put(None)
+        self._reports.send(None)
         self._listener.join()
 
     def _attempt(
@@ -97,7 +100,7 @@ class Pool:
             for attempt in range(retries + 1):
                 executor = self._executor
                 try:
-                    future: Future[Any] = executor.submit(job.fn, *job.args)
+                    future: Future[Any] = executor.submit(_portable, job.fn, *job.args)
                     results[index] = future.result()
                     break
                 except BrokenProcessPool:
@@ -124,7 +127,7 @@ class Pool:
             self._changed.notify_all()
 
     def _start(self) -> ProcessPoolExecutor:
-        return ProcessPoolExecutor(self.workers, mp_context=self._context, initializer=_begin, initargs=(self._queue,))
+        return ProcessPoolExecutor(self.workers, mp_context=self._context, initializer=_begin, initargs=(self._reports,))
 
     def _replace(self, broken: ProcessPoolExecutor) -> None:
         with self._changed:
@@ -132,20 +135,42 @@ class Pool:
                 self._executor = self._start()
 
     def _listen(self, on_progress: Callable[[str, str, float, float], None] | None) -> None:
-        while (message := self._queue.get()) is not None:
-            if on_progress:
-                on_progress(*message)
+        while (message := self._messages.recv()) is not None:
+            # Progress is a courtesy. If this thread ended, the pipe would fill and every worker wait.
+            with suppress(Exception):
+                if on_progress:
+                    on_progress(*message)
 
 
 def report_progress(key: str, unit: str, done: float, total: float) -> None:
     """In a worker: tell the parent how far a unit is."""
     if _progress is not None:
-        _progress.put((key, unit, done, total))
+        _progress.send((key, unit, done, total))
 
 
-def _begin(queue: Any) -> None:
+def _portable(fn: Callable[..., Any], *args: Any) -> Any:
+    """Call `fn` in a worker; an exception that the parent couldn't take in comes out as a RuntimeError with its text.
+
+    One that doesn't unpickle would break the pool there, and SystemExit would end the parent's thread in silence.
+    """
+    try:
+        return fn(*args)
+    except BaseException as error:
+        if isinstance(error, Exception) and _travels(error):
+            raise
+        raise RuntimeError(f"{type(error).__name__}: {error}") from error
+
+
+def _travels(error: Exception) -> bool:
+    try:
+        return type(pickle.loads(pickle.dumps(error))) is type(error)
+    except Exception:
+        return False
+
+
+def _begin(reports: Any) -> None:
     global _progress
-    _progress = queue
+    _progress = reports
     parent = multiprocessing.parent_process()
     if parent is not None:
         threading.Thread(target=_end_with, args=(parent.sentinel,), daemon=True).start()

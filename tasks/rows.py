@@ -1,18 +1,18 @@
 """Rows on their way from an operator to fragments: references made, removed rows set aside, all accounted for."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from stillroom.errors import StageError
-from stillroom.fields import heavy_names
+from stillroom.fields import heavy_kind, heavy_names
 from stillroom.operators import Rows
 from stillroom.stored import AT_TYPE, StoredTable, at_field, hashes, physical_schema
-from tasks.specs import REMOVED_SCHEMA
+from tasks.specs import REMOVED_SCHEMA, StageSpec
 
-__all__ = ["Removed", "concat_references", "fit", "references", "split_rows"]
+__all__ = ["Removed", "check_given", "concat_references", "fit", "references", "split_rows"]
 
 
 class Removed:
@@ -68,6 +68,17 @@ def split_rows(rows: Rows) -> tuple[np.ndarray, list[tuple[str, np.ndarray, pa.A
     return np.flatnonzero(kept), left
 
 
+def check_given(spec: StageSpec, given: Sequence[str], declared: Iterable[str]) -> None:
+    """Refuse what lacks a declared column: it would be stored as nulls.
+
+    Raises:
+        StageError: names the first column that is missing.
+    """
+    for name in declared:
+        if name not in given:
+            raise StageError(spec.stage, f"operator '{spec.operator}' gave no column '{name}', which it declares")
+
+
 def fit(stage: str, columns: Mapping[str, pa.Array | pa.ChunkedArray], schema: pa.Schema, rows: int) -> pa.RecordBatch:
     """Columns as a batch of exactly this stored schema: hashes made, absent columns null, lossless casts only.
 
@@ -77,13 +88,15 @@ def fit(stage: str, columns: Mapping[str, pa.Array | pa.ChunkedArray], schema: p
     arrays = []
     for field in schema:
         column = columns.get(field.name)
-        if field.name.endswith("_hash") and field.name[:-5] in columns:
+        if field.name.endswith("_hash") and field.name[:-5] in columns and heavy_kind(schema.field(field.name[:-5])):
             column = hashes(_flat(columns[field.name[:-5]]))
         if column is None:
             arrays.append(pa.nulls(rows, field.type))
             continue
         flat = _flat(column)
         if flat.type != field.type:
+            if _is_text(flat.type) != _is_text(field.type) and not pa.types.is_null(flat.type):
+                raise StageError(stage, f"column '{field.name}' is {flat.type}, but {field.type} is declared")  # "7" is no number, although Arrow would read it
             try:
                 flat = flat.cast(field.type)
             except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
@@ -95,6 +108,11 @@ def fit(stage: str, columns: Mapping[str, pa.Array | pa.ChunkedArray], schema: p
 def concat_references(parts: Sequence[pa.Table]) -> pa.Table:
     """Rows of several inputs one after another; columns that one of them lacks are null there."""
     return pa.concat_tables(parts, promote_options="default")
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
 
 
 def _flat(column: pa.Array | pa.ChunkedArray) -> pa.Array:

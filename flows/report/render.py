@@ -80,11 +80,17 @@ def render(manifest: Manifest, tables: Callable[[str], Table], removed: Callable
 
 def _headline(manifest: Manifest, surveys: dict[str, Survey], tables: Callable[[str], Table]) -> str:
     ends = before_and_after(manifest)
-    after = ends[1] if ends and ends[1].stage in surveys else None
-    rows = surveys[after.stage].of_split(after.split) if after else manifest["rows"]
-    synthetic = sum(surveys[after.stage].by_label(after.split, synthetic=True).values()) if after else 0
-    noun = "images" if after and image_column(tables(after.stage).schema) else "samples"
-    return sentences.headline(manifest, rows=rows, synthetic=synthetic, noun=noun)
+    if ends is None or any(end.stage not in surveys for end in ends):
+        return sentences.headline(manifest, rows=manifest["rows"], noun="samples")
+    before, after = ends
+    its_survey = surveys[after.stage]
+    return sentences.headline(
+        manifest,
+        rows=its_survey.of_split(after.split),
+        synthetic=sum(its_survey.by_label(after.split, synthetic=True).values()),
+        raw_rows=surveys[before.stage].of_split(before.split),
+        noun="images" if image_column(tables(after.stage).schema) else "samples",
+    )
 
 
 def _cost(manifest: Manifest) -> dict[str, Any]:

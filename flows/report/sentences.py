@@ -20,16 +20,19 @@ class Verdict:
     difference: dict[str, Any] | None = None
 
 
-def headline(manifest: dict[str, Any], *, rows: int, synthetic: int = 0, noun: str = "images") -> str:
+def headline(manifest: dict[str, Any], *, rows: int, synthetic: int = 0, raw_rows: int | None = None, noun: str = "images") -> str:
     """The sentence that stands first in a report: what was made, and what it is worth.
 
     Args:
         manifest: the snapshot's.
         rows: rows of the split that trains, `synthetic` of them generated.
+        raw_rows: rows that could have been trained on; a proof's own count comes first.
         noun: what a row is, in the plural.
     """
     return ("In a trial on a part of the data: " if manifest.get("trial") else "") + (
-        _measured(manifest["proof"], synthetic, noun) if chosen_arms(manifest.get("proof")) else _unmeasured(rows, synthetic, noun)
+        _measured(manifest["proof"], synthetic, noun)
+        if chosen_arms(manifest.get("proof"))
+        else f"To train on: {_training_set(rows, synthetic, raw_rows, noun)}; this recipe has no proof, so what they are worth was not measured."
     )
 
 
@@ -97,7 +100,9 @@ def count(number: int) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Seconds as people say them: "0.4 s", "12 s", "3 min 5 s", "2 h 10 min"."""
+    """Seconds as people say them: "< 0.1 s", "0.4 s", "12 s", "3 min 5 s", "2 h 10 min"."""
+    if seconds < 0.05:
+        return f"< 0.1{_NB}s"
     if seconds < 9.95:
         return f"{seconds:.1f}{_NB}s"
     minutes, rest = divmod(round(seconds), 60)
@@ -129,7 +134,8 @@ def _measured(proof: dict[str, Any], synthetic: int, noun: str) -> str:
         sentence += ", against " + " and ".join(against)
     judged = verdict(proof)
     if judged.difference is None:
-        return f"{sentence}; no control was measured, so nothing says that the choice matters."
+        lacking = "the difference between the two" if control else "no control"
+        return f"{sentence}; {lacking} was {'not ' if control else ''}measured, so nothing says that the choice matters."
     bounds = judged.difference
     gain = f"{points(bounds['gain'])} points [{points(bounds['low'])},{_NB}{points(bounds['high'])}]"
     return {
@@ -148,11 +154,6 @@ def _training_set(rows: int, synthetic: int, raw_rows: int | None, noun: str) ->
     else:
         chosen = f"all {count(real)} {noun}" if real == raw_rows else f"{count(real)} of {count(raw_rows)} {noun}"
     return f"{chosen} and {count(synthetic)} synthetic ones" if synthetic else chosen
-
-
-def _unmeasured(rows: int, synthetic: int, noun: str) -> str:
-    made = f", {count(synthetic)} of them synthetic" if synthetic else ""
-    return f"{count(rows)} {noun} to train on{made}; this recipe has no proof, so what they are worth was not measured."
 
 
 def _signless(number: float, digits: int) -> str:

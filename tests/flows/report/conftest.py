@@ -227,10 +227,12 @@ def build(digits_tables: SimpleNamespace) -> SimpleNamespace:
         stage("mixed--random", "table.mix", "select", {"core": "core--random", "drawn": "agreed"}, rows["mixed"], 0.1, hidden=True),
         stage("reinforced", "reinforce.teacher", "row", {"samples": "mixed", "teacher": "teacher", "check_on": "split.validation"}, rows["reinforced"], 6.0),
         stage("reinforced--random", "reinforce.teacher", "row", {"samples": "mixed--random", "teacher": "teacher"}, rows["reinforced"], 5.9, hidden=True),
-        stage("proof--candidate.stored", "train.student", "train", {"samples": "reinforced", "tune": "split.validation"}, 5, 12.0, gives="model", hidden=True),
-        stage("proof--control.stored", "train.student", "train", {"samples": "reinforced--random", "tune": "split.validation"}, 5, 12.2, gives="model", hidden=True),
-        stage("proof--raw.hard", "train.student", "train", {"samples": "split.train", "tune": "split.validation"}, 5, 11.7, gives="model", hidden=True),
-        stage("proof", "evaluate.student", "measure", {"test": "split.test", "candidate": "proof--candidate.stored", "control": "proof--control.stored", "raw": "proof--raw.hard"}, 7, 1.5, gives="metrics"),
+        stage("proof--raw-hard", "train.student", "train", {"samples": "split.train", "tune": "split.validation"}, 5, 11.7, gives="model", hidden=True),
+        stage("proof--candidate-stored", "train.student", "train", {"samples": "reinforced", "tune": "split.validation"}, 5, 12.0, gives="model", hidden=True),
+        stage("proof--control-stored", "train.student", "train", {"samples": "reinforced--random", "tune": "split.validation"}, 5, 12.2, gives="model", hidden=True),
+        stage("proof", "evaluate.student", "measure", {
+            "test": "split.test", "raw.hard": "proof--raw-hard", "candidate.stored": "proof--candidate-stored", "control.stored": "proof--control-stored",
+        }, 7, 1.5, gives="metrics"),
     ]  # fmt: skip
     gates = [
         ("schema: sample_id unique", "expect_column_values_to_be_unique", "sample_id"),
