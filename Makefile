@@ -37,8 +37,7 @@ setup: $(READY)
 $(READY): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch torchvision
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable . --group dev || \
-	  $(BIN)/python -m pip install --quiet --constraint constraints.txt --editable . hypothesis import-linter jsonschema mypy pytest ruff
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $@
 
 clean: ## remove the virtual environment and caches, not the store

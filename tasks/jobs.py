@@ -340,10 +340,12 @@ def _check_lines(spec: StageSpec, lines: Any, expected: dict[str, int]) -> None:
     import polars as pl
 
     seen: dict[str, int] = {}
-    for name, unique, low, high in lines.group_by("input").agg(pl.col("row").n_unique(), pl.col("row").min().alias("low"), pl.col("row").max().alias("high")).sort("input").iter_rows():
-        seen[name] = unique
-        if low < 0 or high >= expected.get(name, 0):
-            raise StageError(spec.stage, f"operator '{spec.operator}' names rows that input '{name}' hasn't", f"rows count from 0 to {expected.get(name, 0) - 1}")
+    place = pl.col("row")
+    found = lines.group_by("input").agg(place.n_unique().alias("unique"), place.min().alias("low"), place.max().alias("high")).sort("input")
+    for name, unique, low, high in found.iter_rows():
+        seen[name], rows = unique, expected.get(name, 0)
+        if low < 0 or high >= rows:
+            raise StageError(spec.stage, f"operator '{spec.operator}' names rows that input '{name}' hasn't", f"rows count from 0 to {rows - 1}")
     if seen != {name: rows for name, rows in expected.items() if rows} or lines.height != sum(expected.values()):
         raise StageError(spec.stage, f"operator '{spec.operator}' accounted for {seen} of {expected} rows", "an operator must give a line for every row")
 

@@ -3,7 +3,6 @@
 Recipes are planned as a build plans them, and their stages run one after another without Prefect.
 """
 
-import os
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -279,9 +278,9 @@ def test_an_operator_that_loses_rows_is_refused(build, op, told):
     assert one_line(error) == told
 
 
-def test_a_score_that_gives_a_row_twice_is_refused(build):
+def test_a_score_that_gives_a_row_twice_is_refused(build, tmp_path):
     with pytest.raises(StageError) as error:
-        build("  raw: {op: ingest.many, rows: 10}\n  bad: {op: score.length, from: raw, twice: true}", f"bad.folder={os.devnull}/..")
+        build("  raw: {op: ingest.many, rows: 10}\n  bad: {op: score.length, from: raw, twice: true}", f"bad.folder={tmp_path}")
     assert one_line(error) == "stage 'bad': operator 'score.length' scored 20 rows of 10; a score must give each row of its input exactly once"
 
 
@@ -474,7 +473,7 @@ def test_a_changed_image_changes_its_hash_and_a_carried_one_keeps_it(build, stor
 def test_a_heavy_value_whose_record_is_gone_is_one_line(build, store, tmp_path):
     records = build(HEAVY, f"scored.folder={tmp_path}", f"sound.folder={tmp_path}")
     (store / "records" / f"{records['raw'].fingerprint}.json").unlink()
-    with pytest.raises(StoreError, match="its column 'image' is stored in 'stages/tiny.raw', whose record .* is missing"):
+    with pytest.raises(StoreError, match=r"its column 'image' is stored in 'stages/tiny.raw', whose record .* is missing"):
         images(store, records["sound"])
 
 

@@ -28,7 +28,9 @@ def test_a_gain_beyond_the_interval_is_told_with_all_its_numbers():
 
 
 def test_a_difference_that_may_be_zero_is_no_gain():
-    assert sentence(proof(0.002, -0.003, 0.007)).endswith("the difference from the random choice, +0.2 points [−0.3, +0.7], is within the uncertainty, so no gain is shown.")
+    assert sentence(proof(0.002, -0.003, 0.007)).endswith(
+        "the difference from the random choice, +0.2 points [−0.3, +0.7], is within the uncertainty, so no gain is shown."
+    )
 
 
 def test_a_loss_is_told_as_a_loss():
