@@ -36,8 +36,8 @@ setup: $(READY)
 # One interpreter installs everything from the lock; plain pip, since torch's wheel may lie on disk for it alone.
 $(READY): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch torchvision
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/python -m pip install -qq --constraint constraints.txt torch torchvision
+	$(BIN)/python -m pip install -qq --constraint constraints.txt --editable '.[dev]'
 	touch $@
 
 clean: ## remove the virtual environment and caches, not the store

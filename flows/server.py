@@ -139,7 +139,7 @@ def stop_server() -> bool:
 
 def _named_url() -> str | None:
     """The server that the environment names; None where there is none, or where it is this user's own."""
-    url = os.environ.get("PREFECT_API_URL")
+    url = os.environ.get("PREFECT_API_URL", "").rstrip("/")
     recorded = _recorded()
     return None if not url or (recorded and url == recorded.url) else url
 

@@ -102,17 +102,23 @@ class Snapshot:
         ref = self.manifest["table"]
         return StoredTable(self.store, TableRef(ref["name"], ref["version"], ref["rows"], ref["fingerprint"], ref["digest"], split))
 
-    def torch(self, split: str, *, views: str | None = None, seed: int = 0) -> "TorchSplit":
-        """A map-style torch dataset: image, label and, with `views="stored"`, the soft label of the epoch's view."""
+    def torch(self, split: str, **how: Any) -> "TorchSplit":
+        """A map-style torch dataset: image, label and, with `views="stored"`, the soft label of the epoch's view.
+
+        `how` takes what `stillroom.datasets.TorchSplit` takes: views, seed, pixels, channels.
+        """
         from stillroom.datasets import TorchSplit
 
-        return TorchSplit(self.table(split), views=views, seed=seed)
+        return TorchSplit(self.table(split), **how)
 
-    def loader(self, split: str, *, batch_size: int, views: str | None = None, seed: int = 0, num_workers: int = 0, **more: Any) -> Any:
-        """A DataLoader over the split whose workers come from a fork server, in an order that seed and epoch decide."""
+    def loader(self, split: str, *, batch_size: int, num_workers: int = 0, shuffle: bool = True, drop_last: bool = False, **how: Any) -> Any:
+        """A DataLoader over the split whose workers come from a fork server, in an order that seed and epoch decide.
+
+        `how` goes to `torch`.
+        """
         from stillroom.datasets import loader
 
-        return loader(self.torch(split, views=views, seed=seed), batch_size=batch_size, num_workers=num_workers, **more)
+        return loader(self.torch(split, **how), batch_size=batch_size, num_workers=num_workers, shuffle=shuffle, drop_last=drop_last)
 
     def arrow(self, split: str, columns: list[str] | None = None, batch_size: int = 1024) -> Iterator[pa.RecordBatch]:
         """Record batches in the snapshot's order, memory bounded by one of them."""

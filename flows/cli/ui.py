@@ -16,7 +16,7 @@ def ui(
     as_json: Json = False,
 ) -> None:
     """Open the Prefect UI: builds as they run, with their stages, samples and proofs."""
-    from flows.server import ensure_server, server_status, stop_server
+    from flows.server import Server, ensure_server, server_status, stop_server
 
     if stop:
         stopped = stop_server()
@@ -25,9 +25,8 @@ def ui(
         else:
             say("stopped the server" if stopped else "no server of yours is running")
         return
-    ensure_server(port=port, say=say)
-    server = server_status()
-    assert server is not None
+    url = ensure_server(port=port, say=say)
+    server = server_status() or Server(url)
     if as_json:
         print_json({"ui": server.ui_url, "api": server.url, "pid": server.pid, "port": server.port, "started": server.started})
         return

@@ -137,7 +137,7 @@ def _measured(proof: dict[str, Any], synthetic: int, noun: str) -> str:
         lacking = "the difference between the two" if control else "no control"
         return f"{sentence}; {lacking} was {'not ' if control else ''}measured, so nothing says that the choice matters."
     bounds = judged.difference
-    gain = f"{points(bounds['gain'])} points [{points(bounds['low'])},{_NB}{points(bounds['high'])}]"
+    gain = f"{points(bounds['gain'])}{_NB}points [{points(bounds['low'])},{_NB}{points(bounds['high'])}]"
     return {
         "better": f"{sentence}: a gain of {gain.replace('+', '')} over the random choice.",
         "worse": f"{sentence}: worse than the random choice ({gain}).",

@@ -2,6 +2,7 @@
 
 import re
 from collections import Counter
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -36,7 +37,7 @@ def test_ticks_are_few_even_steps_inside_the_scale(low, span, most):
     marked = ticks(scale)
     assert 1 <= len(marked) <= most
     assert all(scale.low - 1e-9 <= tick <= scale.high + 1e-9 for tick in marked)
-    steps = {round(right - left, 9) for left, right in zip(marked, marked[1:], strict=False)}
+    steps = {round(right - left, 9) for left, right in pairwise(marked)}
     assert len(steps) <= 1
     assert all(f"{step:.0e}"[0] in "125" for step in steps)
 
