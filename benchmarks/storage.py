@@ -1,6 +1,6 @@
 """Bytes on disk of six stages over pictures that only add small columns or drop rows, against the pictures' own bytes.
 
-    python benchmarks/storage.py            2,000 pictures of 50 kB
+python benchmarks/storage.py            2,000 pictures of 50 kB
 """
 
 import argparse

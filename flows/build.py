@@ -4,6 +4,7 @@ Prefect is imported only when something has to run: a build that reuses everythi
 """
 
 import os
+import shlex
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -82,8 +83,16 @@ class Build:
 
     def __enter__(self) -> "Build":
         fingerprints = {stage.name: stage.prints.table for stage in self.plan.stages}
-        self._run = begin_run(self.store, self.plan.graph.recipe.name, fingerprints, f"stillroom build {self.recipe} --store {self.plan.store}")
+        self._run = begin_run(self.store, self.plan.graph.recipe.name, fingerprints, self._command())
         return self
+
+    def _command(self) -> str:
+        """The command that goes on with this build, from any folder."""
+        words = ["stillroom", "build", str(Path(self.recipe).absolute()), "--store", self.plan.store]
+        words += [word for override in self.plan.graph.recipe.overrides for word in ("--set", override)]
+        words += ["--rows", str(self.plan.graph.rows)] if self.plan.graph.rows else []
+        words += ["--until", self.plan.until] if self.plan.until else []
+        return shlex.join(words)
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         if self._pool is not None:

@@ -27,7 +27,7 @@ def _name() -> str:
     return Path(str(runtime.flow_run.parameters["recipe"])).stem
 
 
-@flow(name="stillroom-build", flow_run_name=_name, task_runner=_THREADS, persist_result=False, validate_parameters=True)
+@flow(name="stillroom-build", flow_run_name=_name, task_runner=_THREADS, persist_result=False, result_serializer="json", validate_parameters=True)
 def build(
     recipe: str, store: str, overrides: list[str] | None = None, rows: int | None = None, until: str | None = None, workers: int | None = None
 ) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from stillroom.fields import label_names
 from stillroom.records import Record, TableRef
 from stillroom.snapshots import list_snapshots
 from stillroom.snapshots import promoted as current_pointer
-from stillroom.stored import StoredTable, open_table, snapshot_fields
+from stillroom.stored import StoredTable, open_table, snapshot_fields, table_bytes
 from stillroom.stores import Store
 from storage import publish as storage_publish
 from tasks.environment import environment
@@ -82,6 +82,8 @@ def publish_build(plan: Plan, records: dict[str, Record], lines: list[dict[str, 
             "recipe": {"text": recipe.text, "path": plan.graph.file, "overrides": list(recipe.overrides)},
             "seed": recipe.seed,
             "trial": plan.graph.rows is not None,
+            "published": {str(split): {"stage": edge.stage, "split": edge.split} for split, edge in recipe.publish.splits.items()} if recipe.publish else {},
+            "bytes": table_bytes(store, table),
             "stages": stage_lines(plan, records, lines),
             "environment": environment(),
             "gates": gates,

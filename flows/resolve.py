@@ -197,11 +197,11 @@ class _Resolving:
             return []
 
     def _stage(self, found: Draft, operator: Operator, inputs: dict[str, Edge]) -> None:
+        before = len(self.faults)
+        params = self._params(found, operator)
         if any(edge.stage in self.broken or edge.stage not in self.done for edge in inputs.values()):
             self.broken.add(found.name)
             return
-        before = len(self.faults)
-        params = self._params(found, operator)
         declared = {name: operator.inputs.get(name) or operator.inputs["*"] for name in inputs}
         for name, edge in inputs.items():
             self._edge(found, operator, name, edge, declared[name], params)

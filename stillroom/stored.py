@@ -36,6 +36,7 @@ __all__ = [
     "open_table",
     "physical_schema",
     "snapshot_fields",
+    "table_bytes",
     "with_hashes",
 ]
 
@@ -116,6 +117,12 @@ def open_table(store: Store, ref: TableRef | Mapping[str, Any]) -> "StoredTable"
 
 # The process that first read from Lance; a child that was forked from it later must not.
 _first_read = [0]
+
+
+def table_bytes(store: Store, ref: TableRef) -> int:
+    """The size in bytes of one version's data files."""
+    files = [file for fragment in _open(store, ref.name, ref.version).get_fragments() for file in fragment.data_files()]
+    return sum(int(file.file_size_bytes or 0) for file in files)
 
 
 class StoredTable(BaseTable):

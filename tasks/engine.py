@@ -41,9 +41,14 @@ def run_stage(spec: StageSpec, pool: Pool) -> Record:
     Raises:
         StageError: what the operator or the data did wrong, in one line.
     """
-    with _alone(spec.store, spec.fingerprint):
-        store = Store(spec.store)
-        return read_record(store, spec.fingerprint) or _run(spec, pool, store)
+    store = Store(spec.store)
+    try:
+        with _alone(spec.store, spec.fingerprint):
+            return read_record(store, spec.fingerprint) or _run(spec, pool, store)
+    except StageError as error:
+        if error.args[0] != spec.operator:
+            raise
+        raise StageError(spec.stage, *error.args[1:]) from None  # an operator doesn't know what its stage is called
 
 
 def _run(spec: StageSpec, pool: Pool, store: Store) -> Record:

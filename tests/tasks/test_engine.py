@@ -116,6 +116,13 @@ OPERATORS = {
             called(params.folder, "raises")
             raise {"plain": LookupError("no such thing"), "odd": Odd("one", second="two"), "exit": SystemExit(3)}[params.what]
     """,
+    "filter/refuses": """
+        from stillroom.errors import StageError
+
+        @row(version=1, adds={})
+        def refuses(batch):
+            raise StageError("filter.refuses", "the rows are too blue", "paint them")
+    """,
     "filter/dies_once": """
         @row(version=1, adds={"doubled": pa.string()})
         def dies_once(batch, params: Folder):
@@ -268,7 +275,10 @@ def test_partitions_are_gapless_and_depend_on_the_rows_alone(rows):
     ("op", "told"),
     [
         ("filter.loses", "stage 'bad': operator 'filter.loses' gave 255 rows for 256; an operator must give every row back, with a reason where it leaves"),
-        ("filter.forgets", "stage 'bad': operator 'filter.forgets' accounted for {'samples': 599} of {'samples': 600} rows; an operator must give a line for every row"),
+        (
+            "filter.forgets",
+            "stage 'bad': operator 'filter.forgets' accounted for {'samples': 599} of {'samples': 600} rows; an operator must give a line for every row",
+        ),
         ("filter.miscounts", "stage 'bad': operator 'filter.miscounts' names rows that input 'samples' hasn't; rows count from 0 to 599"),
     ],
 )
@@ -301,7 +311,10 @@ def test_a_column_that_is_not_as_declared_is_one_line(build, op, told):
 
 
 def test_equal_rows_of_a_source_are_merged_and_the_test_row_stays(build, store):
-    units = [[["x", 0, "train", "1"], ["y", 1, "validation", "2"], ["z", 0, None, "3"]], [["x", 0, "test", "1"], ["y", 1, "train", "2"], ["w", 1, "train", "broken"]]]
+    units = [
+        [["x", 0, "train", "1"], ["y", 1, "validation", "2"], ["z", 0, None, "3"]],
+        [["x", 0, "test", "1"], ["y", 1, "train", "2"], ["w", 1, "train", "broken"]],
+    ]
     record = build(f"  raw: {{op: ingest.given, units: {units}}}".replace("None", "null"))["raw"]
     assert frame(store, record).select("sample_id", "split").rows() == [("y", "validation"), ("z", None), ("x", "test")]
     assert removed(store, record) == [
@@ -341,6 +354,12 @@ def test_an_operators_own_error_comes_out_as_itself_and_once(build, tmp_path):
     with pytest.raises(LookupError, match="no such thing"):
         build("  raw: {op: ingest.many, rows: 10}\n  bad: {op: filter.raises, from: raw, what: plain}", f"bad.folder={tmp_path}")
     assert calls(tmp_path) == 1
+
+
+def test_an_operators_refusal_names_the_stage(build):
+    with pytest.raises(StageError) as error:
+        build("  raw: {op: ingest.many, rows: 10}\n  bad: {op: filter.refuses, from: raw}")
+    assert one_line(error) == "stage 'bad': the rows are too blue; paint them"
 
 
 def test_an_error_that_does_not_pickle_still_says_what_it_was(build, tmp_path):
@@ -479,7 +498,9 @@ def test_a_heavy_value_whose_record_is_gone_is_one_line(build, store, tmp_path):
 
 def test_a_new_column_upstream_scores_nothing_again(build, store, tmp_path):
     before = build("  raw: {op: ingest.many, rows: 300}\n  scored: {op: score.length, from: raw}", f"scored.folder={tmp_path}")["scored"]
-    after = build("  raw: {op: ingest.many, rows: 300}\n  more: {op: filter.stamped, from: raw}\n  scored: {op: score.length, from: more}", f"scored.folder={tmp_path}")["scored"]
+    after = build(
+        "  raw: {op: ingest.many, rows: 300}\n  more: {op: filter.stamped, from: raw}\n  scored: {op: score.length, from: more}", f"scored.folder={tmp_path}"
+    )["scored"]
     assert calls(tmp_path) == 1
     assert before.fingerprint != after.fingerprint
     assert after.columns["length"] == before.columns["length"]
