@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from stillroom.digests import bytes_digest
-from stillroom.errors import StoreError
+from stillroom.errors import InputError, StoreError
 from stillroom.fields import heavy_kind, heavy_names
 from stillroom.records import TableRef, read_record
 from stillroom.stores import Store
@@ -211,7 +211,11 @@ class StoredTable(BaseTable):
         return frame if self.ref.split is None else frame[self.positions]
 
     def vectors(self, column: str) -> np.ndarray:
-        """A vector column of all rows, [N, D], memory-mapped from a file that goes when the array goes."""
+        """A vector column of all rows, [N, D], memory-mapped from a file that goes when the array goes.
+
+        Raises:
+            InputError: a row has no vector.
+        """
         field = self.schema.field(column)
         shape = (self.rows, field.type.list_size)
         with tempfile.NamedTemporaryFile(suffix=".vectors") as file:
@@ -219,6 +223,9 @@ class StoredTable(BaseTable):
             array = np.memmap(file.name, field.type.value_type.to_pandas_dtype(), "r+", shape=shape) if shape[0] else np.zeros(shape, np.float32)
             start = 0
             for batch in self.scan([column], batch_size=4096):
+                if missing := batch.column(0).null_count:
+                    problem = f"has no vector in {missing} of rows {start} to {start + batch.num_rows - 1} of table '{self.ref.name}'"
+                    raise InputError(f"column '{column}'", problem, "let score.embed come after the rows are mixed")
                 flat = batch.column(0).flatten().to_numpy(zero_copy_only=False).reshape(-1, shape[1])
                 array[start : start + len(flat)] = flat
                 start += len(flat)

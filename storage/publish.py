@@ -6,6 +6,7 @@ The manifest publishes: before it a reader sees nothing new, after it the snapsh
 
 import json
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
 
@@ -57,16 +58,16 @@ def publish_manifest(store: Store, manifest: dict[str, Any]) -> dict[str, Any]:
     A snapshot of the same content as an earlier one gets no new number: the earlier manifest comes back.
     """
     name = manifest["name"]
-    manifests = list_manifests(store, name)
-    for earlier in manifests:
-        if earlier["digest"] == manifest["digest"] and earlier["trial"] == manifest["trial"] and earlier["splits"] == manifest["splits"]:
-            return earlier
-    number = max((earlier["number"] for earlier in manifests), default=0) + 1
     while True:
+        manifests = list_manifests(store, name)
+        for earlier in manifests:
+            if all(earlier[key] == manifest[key] for key in ("digest", "trial", "splits")):
+                return earlier
+        number = max((earlier["number"] for earlier in manifests), default=0) + 1
         numbered = manifest | {"number": number, "created": datetime.now(UTC).isoformat(timespec="seconds")}
         if store.create(f"snapshots/{name}/{number}.json", json.dumps(numbered, indent=1, ensure_ascii=False).encode()):
             break
-        number += 1
+        # Somebody else took the number, perhaps for the same content: look again.
     for found in [*manifests, numbered]:
         _tag(store, found)
     return numbered
@@ -116,4 +117,5 @@ def _column(found: pa.Table, field: pa.Field) -> pa.Array:
 def _tag(store: Store, manifest: dict[str, Any]) -> None:
     tags = lance.dataset(store.table_uri(manifest["name"])).tags
     if f"v{manifest['number']}" not in tags.list():
-        tags.create(f"v{manifest['number']}", manifest["table"]["version"])
+        with suppress(ValueError):  # somebody else, who publishes now, tagged it meanwhile
+            tags.create(f"v{manifest['number']}", manifest["table"]["version"])

@@ -13,7 +13,7 @@ from schemas.wording import faults_of
 from stillroom import registry
 from stillroom.draws import Draw
 from stillroom.errors import InputError
-from stillroom.fields import heavy_kind, light_names
+from stillroom.fields import heavy_kind
 from stillroom.operators import Rows, Work, call
 from stillroom.stored import hashes
 from stillroom.tables import BaseTable, MemoryTable
@@ -98,15 +98,24 @@ def _row(found: Any, table: MemoryTable, tables: dict[str, BaseTable], offer: di
 
 
 def _select(found: Any, table: MemoryTable, tables: dict[str, BaseTable], offer: dict[str, Any]) -> Outcome:
-    declared = next(iter(found.inputs.values()))
-    frames = {name: each.frame([column for column in light_names(each.schema)]) for name, each in tables.items()}
-    vectors = {name: table.vectors(name) for name in declared.vector_columns(offer["params"])}
-    lines = call(found.fn, offer | {"frames": frames, "vectors": vectors})
+    first = next(iter(tables))
+    frames, vectors = {}, {}
+    for name, each in tables.items():
+        declared = found.inputs.get(name) or found.inputs["*"]
+        wanted = declared.vector_columns(offer["params"])
+        columns = [column for column in dict.fromkeys(["sample_id", *declared.columns(offer["params"])]) if column not in wanted]
+        frames[name] = each.frame(columns + [column for column in ("split", "label", "source") if column in each.schema.names and column not in columns])
+        vectors |= {column: each.vectors(column) for column in wanted}
+    lines: pl.DataFrame = call(found.fn, offer | {"frames": frames, "vectors": vectors})
+    if "input" in lines.columns:
+        lines = lines.filter(pl.col("input") == first)
     if "row" in lines.columns:
         lines = lines.sort("row")
-    reasons = lines["reason"].to_list()
+    if "kind" not in lines.columns:
+        lines = lines.with_columns(pl.lit(None, pl.String).alias("kind"))
+    kinds = lines.select(pl.when(pl.col("reason").is_not_null()).then(pl.col("kind").fill_null("dropped"))).to_series()
     added = found.added(offer["params"], {name: each.schema for name, each in tables.items()})
-    return {name: lines[name] for name in added}, reasons, ["dropped" if reason else None for reason in reasons]
+    return {name: lines[name] for name in added}, lines["reason"].to_list(), kinds.to_list()
 
 
 def _score(found: Any, table: MemoryTable, tables: dict[str, BaseTable], offer: dict[str, Any]) -> Outcome:

@@ -100,7 +100,7 @@ def select_job(spec: StageSpec) -> Part:
     for (of_input, *_), group in lines.filter(pl.col("reason").is_not_null()).partition_by("input", as_dict=True, maintain_order=True).items():
         positions = group["row"].to_numpy()
         light = frames[str(of_input)][positions].to_arrow()
-        kinds = group["kind"].to_list() if "kind" in group.columns else ["dropped"] * group.height
+        kinds = group["kind"].fill_null("dropped").to_list() if "kind" in group.columns else ["dropped"] * group.height
         for kind in sorted(set(kinds)):
             where = np.flatnonzero(np.array(kinds) == kind)
             removed.add(light.take(pa.array(where)), group["reason"].to_arrow().take(pa.array(where)), kind, positions[where], str(of_input))

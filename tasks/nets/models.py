@@ -1,7 +1,7 @@
 """Models as rows of a table: how one is written, and how it is read back and asked. Importing this loads no torch."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,7 +30,6 @@ __all__ = [
     "measured_on",
     "model_batch",
     "model_row",
-    "read_weights",
     "refuse_below",
 ]
 
@@ -108,9 +107,8 @@ class Classifier:
         own = self.label_names
         if missing := [name for name in label_names if name not in own]:
             more = f" and {len(missing) - 1} more labels" if len(missing) > 1 else ""
-            raise InputError(
-                f"model {self.model_id[:12]}", f"has no class '{missing[0]}'{more}", f"its classes are {', '.join(own[:10])}{' …' if len(own) > 10 else ''}"
-            )
+            known = ", ".join(own[:10]) + (" …" if len(own) > 10 else "")
+            raise InputError(self._called, f"has no class '{missing[0]}'{more}", f"its classes are {known}")
         if list(label_names) == own:
             return self
         now = self.config.get("outputs") or range(len(own))
@@ -118,7 +116,11 @@ class Classifier:
         config = {**self.config, "head_classes": self.config.get("head_classes", self.config["num_classes"]), **changed}
         return Classifier(self.net, config, self.model_id, self.device)
 
-    def _run(self, ask: "Any", pixels_BCHW: np.ndarray, batch: int) -> np.ndarray:
+    @property
+    def _called(self) -> str:
+        return f"model {self.model_id[:12]}"
+
+    def _run(self, ask: "Callable[[Tensor], Tensor]", pixels_BCHW: np.ndarray, batch: int) -> np.ndarray:
         import torch
 
         parts = []
@@ -137,11 +139,8 @@ class Classifier:
         if not len(pixels_BCHW):
             return np.zeros((0, channels, side_px, side_px), np.uint8)
         if pixels_BCHW.shape[1] not in (1, channels):
-            raise InputError(
-                f"model {self.model_id[:12]}",
-                f"takes images of {channels} channel, these have {pixels_BCHW.shape[1]}",
-                f"decode them with channels: {channels}",
-            )
+            problem = f"takes images of {channels} channel, these have {pixels_BCHW.shape[1]}"
+            raise InputError(self._called, problem, f"decode them with channels: {channels}")
         fitted = resize(pixels_BCHW, side_px)
         return np.repeat(fitted, channels, axis=1) if fitted.shape[1] < channels else fitted
 
@@ -235,34 +234,3 @@ def model_batch(rows: Sequence[Mapping[str, Any]]) -> pa.RecordBatch:
     """Rows of `model_row` as the batch that a `train` operator yields."""
     schema = pa.schema([with_meaning(name, declared) for name, declared in MODEL_COLUMNS.items()])
     return pa.RecordBatch.from_pylist(list(rows), schema)
-
-
-def read_weights(file: Path) -> "dict[str, Tensor]":
-    """The tensors of a safetensors or torch file, read without executing anything in it.
-
-    Raises:
-        InputError: the file holds something else than tensors, or is no such file.
-    """
-    import pickle
-
-    import torch
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    if file.suffix == ".safetensors":
-        try:
-            return load_file(file)
-        except (SafetensorError, OSError) as error:
-            raise InputError(str(file), f"is no safetensors file: {error}") from None
-    try:
-        found = torch.load(file, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError:
-        raise InputError(str(file), "holds more than tensors, and loading it could run code", "save its state_dict with safetensors.torch.save_file") from None
-    except (RuntimeError, EOFError, OSError, KeyError, ValueError) as error:
-        raise InputError(str(file), f"is no file of weights: {str(error).splitlines()[0]}", "save the state_dict with safetensors.torch.save_file") from None
-    for key in ("state_dict", "model"):
-        if isinstance(found, dict) and isinstance(found.get(key), dict):
-            found = found[key]
-    if not isinstance(found, dict) or not all(isinstance(value, torch.Tensor) for value in found.values()):
-        raise InputError(str(file), "holds no state_dict", "save net.state_dict() with safetensors.torch.save_file")
-    return {name.removeprefix("module."): tensor for name, tensor in found.items()}

@@ -31,6 +31,7 @@ class Cnn(nn.Module):
         self.head = nn.Linear(widths[-1], num_classes)
 
     def features(self, images_BCHW: Tensor) -> Tensor:
+        """What the last layer sees, [B, D]."""
         out = images_BCHW
         for conv, norm, pool in zip(self.convs, self.norms, self.pools, strict=True):
             out = functional.relu(norm(conv(out)))
@@ -39,6 +40,7 @@ class Cnn(nn.Module):
         return out.mean((2, 3))
 
     def forward(self, images_BCHW: Tensor) -> Tensor:
+        """Logits, [B, K]."""
         return self.head(self.features(images_BCHW))
 
 
@@ -55,9 +57,11 @@ class ConvNet3(nn.Module):
         self.head = nn.Linear(width * (side_px // 8) ** 2, num_classes)
 
     def features(self, images_BCHW: Tensor) -> Tensor:
+        """What the last layer sees, [B, D]."""
         return self.body(images_BCHW).flatten(1)
 
     def forward(self, images_BCHW: Tensor) -> Tensor:
+        """Logits, [B, K]."""
         return self.head(self.features(images_BCHW))
 
 
@@ -70,7 +74,9 @@ class Mlp(nn.Module):
         self.head = nn.Linear(width, num_classes)
 
     def features(self, images_BCHW: Tensor) -> Tensor:
+        """What the last layer sees, [B, D]."""
         return self.body(images_BCHW.flatten(1))
 
     def forward(self, images_BCHW: Tensor) -> Tensor:
+        """Logits, [B, K]."""
         return self.head(self.features(images_BCHW))

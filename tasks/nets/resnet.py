@@ -19,9 +19,11 @@ class ResNet18(ResNet):
             self.conv1 = nn.Conv2d(channels, 64, 7, stride=2, padding=3, bias=False)
 
     def features(self, images_BCHW: Tensor) -> Tensor:
+        """What the last layer sees, [B, D]."""
         out = self.maxpool(self.relu(self.bn1(self.conv1(images_BCHW))))
         out = self.layer4(self.layer3(self.layer2(self.layer1(out))))
         return torch.flatten(self.avgpool(out), 1)
 
     def forward(self, images_BCHW: Tensor) -> Tensor:
+        """Logits, [B, K]."""
         return self.fc(self.features(images_BCHW))

@@ -11,7 +11,7 @@ from stillroom.errors import InputError
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["NetName", "build", "check_net", "feature_size"]
+__all__ = ["NetName", "build", "check_net", "feature_size", "head_names"]
 
 
 class _Net(NamedTuple):
@@ -88,6 +88,15 @@ def feature_size(net: str, *, channels: int, side_px: int) -> int:
     with torch.device("meta"):
         headless = build(net, num_classes=0, channels=channels, side_px=side_px).eval()
         return headless(torch.empty(1, channels, side_px, side_px)).shape[1]
+
+
+def head_names(net: str) -> tuple[str, ...]:
+    """What the last layers of a timm net are called among its weights."""
+    import timm
+
+    cfg = timm.get_pretrained_cfg(net.removeprefix(_TIMM))
+    named = getattr(cfg, "classifier", None) or ()
+    return (named,) if isinstance(named, str) else tuple(named)
 
 
 def _parsed(net: str) -> tuple[str, int]:

@@ -1,7 +1,7 @@
 """score.embed: a vector for each image: its pixels, or what a net sees in it."""
 
 from collections.abc import Iterator, Mapping
-from typing import Any, Literal, Self
+from typing import Literal, Self
 
 import numpy as np
 import pyarrow as pa
@@ -10,10 +10,10 @@ from pydantic import Field, field_validator, model_validator
 from stillroom.errors import InputError
 from stillroom.fields import vector_field
 from stillroom.operators import Input, Params, SourcePath, Table, Unit, Work, score
-from tasks.nets.models import load_classifiers, read_weights
+from tasks.nets.models import Classifier, load_classifiers
 from tasks.nets.samples import decode_squares
-from tasks.nets.training import normalise
-from tasks.nets.zoo import build, check_net, feature_size
+from tasks.nets.weights import load_into, read_weights
+from tasks.nets.zoo import build, check_net, feature_size, head_names
 
 # B = images, C S S = image, D = size of the vector
 
@@ -26,13 +26,13 @@ class EmbedParams(Params):
     net: str = Field(
         default="pixels", description="pixels: the image itself. model: the features of the `model` input. timm/<name>: of that net, with `weights`."
     )
-    side_px: int = Field(default=32, ge=1, description="Images are resized to this square first.")
-    channels: Literal[1, 3] = Field(default=3, description="1 grey, 3 colour.")
+    side_px: int = Field(default=32, ge=1, description="Images are resized to this square first; with net: model, to the model's.")
+    channels: Literal[1, 3] = Field(default=3, description="1 grey, 3 colour; with net: model, the model's.")
     weights: SourcePath | None = Field(default=None, description="A safetensors or torch file with the weights of a timm net.")
     mean: tuple[float, ...] = Field(default=(0.485, 0.456, 0.406), description="Of a timm net's input, a channel each, on the scale 0 to 1.")
     std: tuple[float, ...] = Field(default=(0.229, 0.224, 0.225), description="Likewise.")
     features: int | None = Field(default=None, ge=1, description="With net: model, how many features the model has.")
-    name: str = Field(default="embedding", pattern=r"[a-z][a-z0-9_]*", description="The column's name.")
+    name: str = Field(default="embedding", pattern=r"^[a-z][a-z0-9_]*$", description="The column's name.")
     batch: int = Field(default=256, ge=1, description="Images that the net sees at once; the last batch is filled up.")
 
     @field_validator("net")
@@ -46,6 +46,8 @@ class EmbedParams(Params):
             raise ValueError("weights: a timm net needs a file of them, and nothing else takes one")
         if self.net not in ("pixels", "model") and not self.net.startswith("timm/"):
             raise ValueError("net: pixels, model or timm/<name>; a net of ours comes in by the input `model`")
+        if self.weights is not None and (len(self.mean) != self.channels or len(self.std) != self.channels):
+            raise ValueError(f"mean and std: {self.channels} numbers each, one a channel")
         if (self.net == "model") != (self.features is not None):
             raise ValueError("features: say it with net: model, and only there")
         return self
@@ -72,45 +74,39 @@ def _units(inputs: Mapping[str, Table]) -> list[Unit]:
 def embed(unit: Unit, inputs: Mapping[str, Table], params: EmbedParams, work: Work) -> Iterator[pa.RecordBatch]:
     """Give each image a vector of float32: its pixels over 255, or a net's features.
 
-    A row's vector depends on that row and on `batch` alone: nets run on batches of one fixed shape.
+    Features are what the net's last layer sees; of an ensemble, the first member's. A row's vector
+    depends on that row and on `batch` alone: nets run on batches of one fixed shape.
 
     Raises:
-        InputError: an image that doesn't decode; a model with another number of features than declared.
+        InputError: an image that doesn't decode; weights that aren't the net's or could run code; a
+            model with another number of features than declared.
     """
-    ask = _asker(inputs, params, work)
-    for batch in inputs["samples"].scan(["sample_id", "image"], params.batch, unit.start, unit.stop):
-        pixels_BCSS = decode_squares(batch.column("image"), unit.start, side_px=params.side_px, channels=params.channels)
-        vectors_BD = ask(pixels_BCSS)
-        flat = pa.array(np.ascontiguousarray(vectors_BD, np.float32).reshape(-1))
+    member = _member(inputs, params, work)
+    size = (params.side_px, params.channels) if member is None else (member.config["side_px"], member.config["channels"])
+    batches = inputs["samples"].scan(["sample_id", "image"], params.batch, unit.start, unit.stop)
+    for start, batch in zip(range(unit.start, unit.stop, params.batch), batches, strict=True):
+        pixels_BCSS = decode_squares(batch["image"], start, side_px=size[0], channels=size[1])
+        if member is None:
+            vectors_BD = pixels_BCSS.reshape(len(pixels_BCSS), -1).astype(np.float32) / 255
+        else:
+            vectors_BD = member.features(pixels_BCSS, params.batch)
+        if params.features not in (None, vectors_BD.shape[1]):
+            raise InputError("features", f"the model has {vectors_BD.shape[1]}, not {params.features}", f"write features: {vectors_BD.shape[1]}")
+        flat = pa.array(vectors_BD.reshape(-1))
         yield pa.record_batch({"sample_id": batch["sample_id"], params.name: pa.FixedSizeListArray.from_arrays(flat, vectors_BD.shape[1])})
 
 
-def _asker(inputs: Mapping[str, Table], params: EmbedParams, work: Work) -> Any:
-    """From uint8 [B, C, S, S] to float32 [B, D]."""
+def _member(inputs: Mapping[str, Table], params: EmbedParams, work: Work) -> Classifier | None:
+    """The net that looks at the images; None where pixels are asked for."""
     if params.net == "pixels":
-        return lambda pixels_BCSS: pixels_BCSS.reshape(len(pixels_BCSS), -1).astype(np.float32) / 255
+        return None
     if params.net == "model":
-        member = load_classifiers(inputs["model"], work.device)[0]
-
-        def features(pixels_BCSS: np.ndarray) -> np.ndarray:
-            found_BD = member.features(pixels_BCSS, params.batch)
-            if found_BD.shape[1] != params.features:
-                raise InputError("features", f"the model has {found_BD.shape[1]}, not {params.features}", f"write features: {found_BD.shape[1]}")
-            return found_BD
-
-        return features
+        return load_classifiers(inputs["model"], work.device)[0]
     import torch
 
-    net = build(params.net, num_classes=0, channels=params.channels, side_px=params.side_px)
     assert params.weights is not None
-    net.load_state_dict(read_weights(params.weights), strict=False)
-    net.to(work.device).eval()
-
-    def headless(pixels_BCSS: np.ndarray) -> np.ndarray:
-        padded = np.zeros((params.batch, *pixels_BCSS.shape[1:]), np.uint8)
-        padded[: len(pixels_BCSS)] = pixels_BCSS
-        with torch.inference_mode():
-            found: np.ndarray = net(normalise(torch.from_numpy(padded).to(work.device), params.mean, params.std)).float().cpu().numpy()
-        return found[: len(pixels_BCSS)]
-
-    return headless
+    with torch.random.fork_rng(devices=[]):  # the initial weights that `build` draws are thrown away
+        net = build(params.net, num_classes=0, channels=params.channels, side_px=params.side_px)
+    load_into(net, read_weights(params.weights), params.weights, without=head_names(params.net))
+    seen = {"channels": params.channels, "side_px": params.side_px, "mean": params.mean, "std": params.std}
+    return Classifier(net.to(work.device).eval(), seen, params.weights.name, work.device)

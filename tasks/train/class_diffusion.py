@@ -33,7 +33,7 @@ class ClassDiffusionParams(Params):
     channels: Literal[1, 3] | None = Field(default=None, description="1 grey, 3 colour. Left out: as the samples.")
     width: int = Field(default=32, ge=8, multiple_of=8, description="Channels of the first level; the others have twice as many.")
     steps: int = Field(default=1000, ge=1, description="Steps of training.")
-    batch_size: int = Field(default=128, ge=1, description="Images of a step.")
+    batch_size: int = Field(default=64, ge=1, description="Images of a step.")
     learning_rate: float = Field(default=2e-3, gt=0, description="Its highest value: it rises over the first 5 % of the steps, and falls to 0 as a cosine.")
     label_dropout: float = Field(default=0.1, ge=0, lt=1, description="Share of the images shown without their class, which guidance needs.")
     ema: float = Field(default=0.99, ge=0, lt=1, description="Decay of the running average of the weights; the average is what is kept.")

@@ -1,0 +1,85 @@
+"""The nets of the zoo: shapes, features, sizes that work, and names that don't."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+from pydantic import BaseModel, ValidationError
+
+from stillroom.errors import InputError
+from tasks.nets.networks import features_of
+from tasks.nets.zoo import NetName, build, feature_size, head_names
+
+SMALL = [("cnn", 8, 1), ("cnn:8", 28, 1), ("cnn", 4, 3), ("convnet3:8", 8, 1), ("convnet3:8", 32, 3), ("mlp", 8, 1), ("mlp:16", 5, 3), ("resnet18", 8, 1)]
+
+
+@pytest.mark.parametrize(("net", "side_px", "channels"), [*SMALL, ("timm/mobilenetv3_small_050", 32, 1)])
+def test_gives_logits_and_the_features_that_it_announces(net, side_px, channels):
+    module = build(net, num_classes=7, channels=channels, side_px=side_px).eval()
+    images = torch.rand(3, channels, side_px, side_px)
+    with torch.inference_mode():
+        logits, features = module(images), features_of(module, images)
+    assert logits.shape == (3, 7)
+    assert features.shape == (3, feature_size(net, channels=channels, side_px=side_px))
+
+
+@pytest.mark.parametrize(("net", "head"), [("cnn", "head"), ("convnet3:8", "head"), ("mlp", "head"), ("resnet18", "fc"), ("timm/mobilenetv3_small_050", "classifier")])
+def test_the_last_layer_over_the_features_gives_the_logits(net, head):
+    module = build(net, num_classes=7, channels=1, side_px=32).eval()
+    images = torch.rand(2, 1, 32, 32)
+    with torch.inference_mode():
+        assert torch.allclose(getattr(module, head)(features_of(module, images)), module(images))
+    assert not net.startswith("timm/") or head_names(net) == (head,)
+
+
+def test_resnet_takes_torchvisions_weights_at_usual_sizes():
+    from torchvision.models import resnet18
+
+    theirs = resnet18(num_classes=7).eval()
+    ours = build("resnet18", num_classes=7, channels=3, side_px=64).eval()
+    ours.load_state_dict(theirs.state_dict())
+    images = torch.rand(2, 3, 64, 64)
+    with torch.inference_mode():
+        assert torch.equal(ours(images), theirs(images))
+
+
+def test_the_student_has_about_ten_thousand_parameters():
+    assert sum(tensor.numel() for tensor in build("cnn", num_classes=10, channels=1, side_px=8).parameters()) == 10986
+
+
+@pytest.mark.parametrize(
+    ("net", "said"),
+    [
+        ("cnm", "unknown net 'cnm'; did you mean 'cnn'?"),
+        ("transformer", "unknown net 'transformer'; there are cnn, convnet3, mlp, resnet18 and timm/<name>"),
+        ("cnn:wide", "net 'cnn:wide': the width is a whole number, as in 'cnn:32'"),
+        ("cnn:0", "net 'cnn:0': the width is a whole number, as in 'cnn:32'"),
+        ("resnet18:64", "net 'resnet18:64': resnet18 has one width only"),
+    ],
+)
+def test_a_wrong_name_is_told_with_the_way_out(net, said):
+    class Asked(BaseModel):
+        net: NetName
+
+    with pytest.raises(ValidationError) as refused:
+        Asked(net=net)
+    assert said in str(refused.value)
+    with pytest.raises(InputError) as raised:
+        build(net, num_classes=2, channels=1, side_px=8)
+    assert str(raised.value) == f"net: {said}"
+
+
+def test_timm_names_are_judged_by_timm():
+    with pytest.raises(InputError, match=r"^net 'timm/mobilenetv3_smal': timm has no such model; near it: mobilenetv3_small"):
+        build("timm/mobilenetv3_smal", num_classes=2, channels=3, side_px=32)
+
+
+def test_an_image_too_small_for_the_pools_is_refused():
+    with pytest.raises(InputError, match=r"^net 'convnet3': images of 7 px are too small for it; it takes 8 px or more$"):
+        build("convnet3", num_classes=2, channels=1, side_px=7)
+
+
+def test_naming_nets_loads_no_torch():
+    code = "import sys, tasks.nets.zoo as zoo, tasks.nets.models, tasks.nets.weights; zoo.feature_size('cnn', channels=1, side_px=8); print('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"
