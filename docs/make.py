@@ -60,7 +60,8 @@ def cli_page() -> str:
 def errors_page() -> str:
     """The error tree, and each error's first line."""
     tree = (inspect.getdoc(errors) or "").split("\n\n")[1]
-    parts = ["# Errors\n\nMade by `make docs` from `stillroom/errors.py`. The command line prints each as one line, `error: …`, and exits with 1.\n", f"```\n{tree}\n```\n"]
+    about = "Made by `make docs` from `stillroom/errors.py`. The command line prints each as one line, `error: …`, and exits with 1."
+    parts = [f"# Errors\n\n{about}\n\n```\n{tree}\n```\n"]
     for name in errors.__all__:
         parts.append(f"- **{name}**: {inspect.getdoc(getattr(errors, name)) or ''}".split("\n")[0])
     return "\n".join(parts) + "\n"
@@ -95,7 +96,10 @@ def _command(command: Any) -> str:
     for parameter in command.params:
         if parameter.name == "help":
             continue
-        names = ", ".join(f"`{name}`" for name in getattr(parameter, "opts", [])) if parameter.param_type_name == "option" else f"`{(parameter.metavar or parameter.name or '').upper()}`"
+        if parameter.param_type_name == "option":
+            names = ", ".join(f"`{name}`" for name in parameter.opts)
+        else:
+            names = f"`{(parameter.metavar or parameter.name).upper()}`"
         lines.append(f"- {names}: {_cell(getattr(parameter, 'help', '') or '')}")
     return "\n".join(lines) + "\n"
 

@@ -99,7 +99,8 @@ def _row(found: Any, table: MemoryTable, tables: dict[str, BaseTable], offer: di
 
 def _select(found: Any, table: MemoryTable, tables: dict[str, BaseTable], offer: dict[str, Any]) -> Outcome:
     first = next(iter(tables))
-    frames, vectors = {}, {}
+    frames: dict[str, pl.DataFrame] = {}
+    vectors: dict[str, Any] = {}
     for name, each in tables.items():
         declared = found.inputs.get(name) or found.inputs["*"]
         wanted = declared.vector_columns(offer["params"])

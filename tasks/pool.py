@@ -4,6 +4,7 @@ import multiprocessing
 import multiprocessing.forkserver
 import os
 import pickle
+import signal
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -153,12 +154,16 @@ def _portable(fn: Callable[..., Any], *args: Any) -> Any:
 
     One that doesn't unpickle would break the pool there, and SystemExit would end the parent's thread in silence.
     """
+    # Ctrl-C reaches every process of the terminal: one at work stops, one that waits stays silent.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         return fn(*args)
     except BaseException as error:
         if isinstance(error, Exception) and _travels(error):
             raise
         raise RuntimeError(f"{type(error).__name__}: {error}") from error
+    finally:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _travels(error: Exception) -> bool:
@@ -171,6 +176,7 @@ def _travels(error: Exception) -> bool:
 def _begin(reports: Any) -> None:
     global _progress
     _progress = reports
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
     if parent is not None:
         threading.Thread(target=_end_with, args=(parent.sentinel,), daemon=True).start()

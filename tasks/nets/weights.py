@@ -35,7 +35,7 @@ def read_weights(file: Path) -> "dict[str, Tensor]":
         raise InputError(str(file), "no such file")
     with file.open("rb") as opened:
         start = opened.read(9)
-    loaded = _safetensors(file) if start[8:9] == b"{" else _checkpoint(file)
+    loaded = _safetensors(file) if start[8:9] == b"{" else _checkpoint(file, start)
     for name in _INSIDE:
         if isinstance(loaded.get(name), Mapping):
             loaded = loaded[name]
@@ -74,20 +74,22 @@ def _safetensors(file: Path) -> dict[str, Any]:
         raise InputError(str(file), f"is a damaged safetensors file ({str(error).splitlines()[0]})") from error
 
 
-def _checkpoint(file: Path) -> dict[str, Any]:
+def _checkpoint(file: Path, start: bytes) -> dict[str, Any]:
     import argparse
     import pickle
+    import warnings
 
     import torch
 
     try:
-        with torch.serialization.safe_globals([argparse.Namespace]):
+        # torch warns of pickle protocols that it doesn't write itself; what it can't read it refuses.
+        with warnings.catch_warnings(action="ignore"), torch.serialization.safe_globals([argparse.Namespace]):
             loaded = torch.load(file, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise InputError(str(file), "holds a pickle that could run code, and is not loaded", _WAY_OUT) from error
-    # What torch's zip reader and its unpickler raise on bytes that are no checkpoint.
-    except (RuntimeError, EOFError, ValueError, KeyError, IndexError, AttributeError, TypeError, UnicodeDecodeError) as error:
-        raise InputError(str(file), f"is neither safetensors nor a torch checkpoint ({type(error).__name__})", _WAY_OUT) from error
+    # Apart from UnpicklingError, what torch's zip reader and its unpickler raise on bytes that are no checkpoint.
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, IndexError, AttributeError, TypeError) as error:
+        if isinstance(error, pickle.UnpicklingError) and start[:1] in (b"\x80", b"P"):
+            raise InputError(str(file), "holds a pickle that could run code, and is not loaded", _WAY_OUT) from error
+        raise InputError(str(file), "is neither safetensors nor a torch checkpoint", _WAY_OUT) from error
     if not isinstance(loaded, Mapping):
         raise InputError(str(file), f"holds a {type(loaded).__name__}, not weights by name", _WAY_OUT)
     return dict(loaded)

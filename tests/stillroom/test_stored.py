@@ -63,7 +63,9 @@ def mixed(store: Path, cats: TableRef) -> TableRef:
     at = [(cats, 4), (dogs, 1), None, (cats, 0), (dogs, 0)]
     places = [place and {"origin": f"{place[0].name}/{place[0].fingerprint}", "row": place[1]} for place in at]
     schema = pa.schema([("sample_id", pa.string()), at_field(IMAGE), ("split", pa.string())])
-    return put(store, "stages/pets.mixed", pa.table([["e", "y", "-", "a", "x"], pa.array(places, AT_TYPE), ["train", "test", "train", "test", "train"]], schema=schema))
+    return put(
+        store, "stages/pets.mixed", pa.table([["e", "y", "-", "a", "x"], pa.array(places, AT_TYPE), ["train", "test", "train", "test", "train"]], schema=schema)
+    )
 
 
 # Schemas
@@ -95,7 +97,11 @@ def test_vectors_are_hashed_by_their_bytes():
 def test_rows_come_in_the_order_asked_for(store, cats):
     table = StoredTable(Store(store), cats)
     found = table.take([3, 0, 3], ["sample_id", "image", "label"])
-    assert found.to_pylist() == [{"sample_id": "d", "image": b"D", "label": None}, {"sample_id": "a", "image": b"A", "label": 0}, {"sample_id": "d", "image": b"D", "label": None}]
+    assert found.to_pylist() == [
+        {"sample_id": "d", "image": b"D", "label": None},
+        {"sample_id": "a", "image": b"A", "label": 0},
+        {"sample_id": "d", "image": b"D", "label": None},
+    ]
     assert found.schema.equals(pa.schema([table.schema.field(name) for name in found.schema.names]), check_metadata=True)
     assert table.take([], ["image", "label"]).num_rows == 0
 

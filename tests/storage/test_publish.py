@@ -23,7 +23,9 @@ SCHEMA = with_hashes(pa.schema([("sample_id", pa.string()), image_field(), ("spl
 
 
 def put(store: Store, name: str, table: pa.Table) -> TableRef:
-    ref = commit_fragments(store, name, table.schema, write_batches(store, name, table.to_batches(), table.schema), fingerprint=blake3(name.encode()).hexdigest())
+    ref = commit_fragments(
+        store, name, table.schema, write_batches(store, name, table.to_batches(), table.schema), fingerprint=blake3(name.encode()).hexdigest()
+    )
     put_record(store, Record(ref.fingerprint, name, "made.up", {}, ref, None, {}, {}), {})
     return ref
 

@@ -21,7 +21,9 @@ def grey(level: int) -> bytes:
     return encode_png(np.full((4, 4, 1), level, np.uint8))
 
 
-FRAME = pl.DataFrame({"sample_id": ["a", "b", "c", "d"], "image": [grey(1), grey(2), grey(1), b"no image"], "label": [0, 1, 0, 1], "source": ["A", "B", "C", "D"]})
+FRAME = pl.DataFrame(
+    {"sample_id": ["a", "b", "c", "d"], "image": [grey(1), grey(2), grey(1), b"no image"], "label": [0, 1, 0, 1], "source": ["A", "B", "C", "D"]}
+)
 
 
 @pytest.fixture(scope="module")
@@ -101,7 +103,11 @@ def test_seeds_draw_differently_and_repeat():
     ("operator", "params", "told"),
     [
         ("filter.exact_duplicates", {"mod": "tag"}, r"apply\('filter.exact_duplicates'\): mod: unknown word.*mode"),
-        ("prune.by_score", {"score": "el2n", "order": "easiest", "keep_rows": 1}, r"apply\('prune.by_score'\): the frame has no column 'el2n'; it has sample_id"),
+        (
+            "prune.by_score",
+            {"score": "el2n", "order": "easiest", "keep_rows": 1},
+            r"apply\('prune.by_score'\): the frame has no column 'el2n'; it has sample_id",
+        ),
         ("ingest.digits", {}, r"apply\('ingest.digits'\): is a source and gives no rows back"),
     ],
 )

@@ -3,6 +3,7 @@
 Recipes are planned as a build plans them, and their stages run one after another without Prefect.
 """
 
+import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -398,6 +399,30 @@ def test_a_listener_that_fails_stops_nothing(pool, recipe, store):
         assert failing._listener.is_alive()
     finally:
         failing.close()
+
+
+INTERRUPTED = """
+import os, signal, threading, time
+from tasks.pool import Job, Pool
+
+if __name__ == "__main__":
+    pool = Pool(2)
+    pool.run([Job(time.sleep, (0.1,)), Job(time.sleep, (0.1,))], stage="short")
+    threading.Timer(0.5, os.killpg, (0, signal.SIGINT)).start()
+    started = time.monotonic()
+    try:
+        pool.run([Job(time.sleep, (60,))], stage="long")
+    except KeyboardInterrupt:
+        pool.close()
+        print("closed" if time.monotonic() - started < 20 else "late")
+"""
+
+
+def test_an_interrupt_ends_busy_workers_and_no_worker_complains(tmp_path):
+    script = tmp_path / "interrupted.py"
+    script.write_text(INTERRUPTED)
+    ran = subprocess.run([sys.executable, script], capture_output=True, text=True, start_new_session=True, timeout=100)
+    assert (ran.stdout, ran.stderr) == ("closed\n", "")
 
 
 # Resuming

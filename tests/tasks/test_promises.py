@@ -4,8 +4,8 @@ One small recipe holds every operator of `tasks`, hidden ones included. A new op
 and is then under all promises without a test of its own. (That a row doesn't depend on its batch is
 tested beside each operator, where its inputs are made.)
 
-`ledger.json` has for each operator its version and a digest of its output in this recipe: floats count
-to three decimals, vectors by their numbers. What training made differs in its last bits between
+`ledger.json` has for each operator its version and a digest of its output in this recipe, removed rows
+and their reasons among it: floats count to three decimals, vectors by their numbers. What training made differs in its last bits between
 machines, and so do choices that were made by it: of such outputs, only the schema counts, and of
 models, scores and metrics the number of rows. STILLROOM_WRITE_LEDGER=1 writes the ledger anew.
 """
@@ -40,6 +40,8 @@ stages:
   folder: {op: ingest.image_folder, path: folder}
   packed: {op: ingest.idx, images: images.idx, labels: labels.idx}
   rows: {op: ingest.parquet, path: rows.parquet}
+  twice: {op: ingest.parquet, path: rows.parquet, id: row}
+  single: {op: filter.exact_duplicates, from: twice}
   hub: {op: ingest.hf_dataset, path: hub}
   digits: {op: ingest.digits}
   few: {op: table.sample, from: digits, rows: 160}
@@ -47,8 +49,7 @@ stages:
   mended: {op: table.relabel, from: parts, file: labels.csv}
   sound: {op: filter.decodable, from: mended}
   hashed: {op: score.perceptual_hash, from: sound}
-  single: {op: filter.exact_duplicates, from: hashed}
-  apart: {op: filter.near_duplicates, from: single, max_distance: 2}
+  apart: {op: filter.near_duplicates, from: hashed, max_distance: 10}
   looks: {op: score.embed, from: apart, net: pixels, side_px: 8, channels: 1}
   drawn: {op: prune.random, from: looks.train, keep: 50%}
   ranked: {op: prune.by_score, from: looks.train, score: phash, hard: high, order: middle, keep: 50%}
@@ -196,7 +197,10 @@ def test_an_output_that_moved_has_a_new_version(built):
 
 
 def ledger(plan: Plan) -> dict[str, dict[str, Any]]:
-    """For each operator its version and the digests of inputs and output of one of its stages: one without a training above it, if there is one."""
+    """For each operator its version and the digests of what came in (parameters too) and what went out, of one of its stages.
+
+    Of several stages, the first that no training had a part in.
+    """
     outputs: dict[str, str] = {}
     learned: dict[str, bool] = {}
     lines: dict[str, tuple[bool, dict[str, Any]]] = {}
@@ -224,7 +228,8 @@ def output(plan: Plan, stage: Any, learned: bool) -> str:
     vectors = [field.name for field in table.schema if heavy_kind(field) == "vector"]
     names = [field.name for field in table.schema if field.name in vectors or not (heavy_kind(field) or field.name.removesuffix("_hash") in vectors)]
     rows = [rounded(row) for batch in table.scan(names) for row in batch.to_pylist()]
-    return json_digest([described, rows])[:16]
+    left = open_table(Store(plan.store), stage.record.removed).frame().sort("sample_id").rows() if stage.record.removed else []
+    return json_digest([described, rows, left])[:16]
 
 
 def rounded(value: Any) -> Any:

@@ -24,7 +24,9 @@ def test_gives_logits_and_the_features_that_it_announces(net, side_px, channels)
     assert features.shape == (3, feature_size(net, channels=channels, side_px=side_px))
 
 
-@pytest.mark.parametrize(("net", "head"), [("cnn", "head"), ("convnet3:8", "head"), ("mlp", "head"), ("resnet18", "fc"), ("timm/mobilenetv3_small_050", "classifier")])
+@pytest.mark.parametrize(
+    ("net", "head"), [("cnn", "head"), ("convnet3:8", "head"), ("mlp", "head"), ("resnet18", "fc"), ("timm/mobilenetv3_small_050", "classifier")]
+)
 def test_the_last_layer_over_the_features_gives_the_logits(net, head):
     module = build(net, num_classes=7, channels=1, side_px=32).eval()
     images = torch.rand(2, 1, 32, 32)

@@ -1,0 +1,172 @@
+"""Models as rows: they come back whole, and what they say of an image depends on that image alone."""
+
+import json
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stillroom.draws import Draw
+from stillroom.errors import InputError, StageError
+from stillroom.images import resize
+from stillroom.operators import MODEL_COLUMNS
+from stillroom.tables import MemoryTable
+from tasks.nets.models import Classifier, accuracy, ensemble_probs, ids_seen, load_classifiers, model_batch, model_row, refuse_below
+from tasks.nets.training import seeded_net
+
+NAMES = ["ant", "bee", "cat"]
+DRAW = Draw(0, "test")
+
+
+def config(net: str = "cnn:8", channels: int = 1, side_px: int = 8, names: list[str] = NAMES) -> dict:
+    shape = {"channels": channels, "side_px": side_px, "num_classes": len(names)}
+    return {"task": "classify", "net": net, **shape, "label_names": names, "mean": [0.4] * channels, "std": [0.3] * channels}
+
+
+def row(seed: int = 0, **more) -> dict:
+    described = config(**more)
+    net = seeded_net(described["net"], f"init/{seed}", DRAW, **{name: described[name] for name in ("channels", "side_px", "num_classes")})
+    for module in net.modules():  # statistics as after training: the untouched ones would hide a missing `eval`
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.running_mean.fill_(0.1)
+    return model_row(net, described, seed, {"validation_accuracy": 0.5}, "none")
+
+
+def classifier(**more) -> Classifier:
+    return Classifier.from_row(row(**more), "cpu")
+
+
+def images(rows: int, channels: int = 1, side_px: int = 8) -> np.ndarray:
+    return np.random.default_rng(3).integers(0, 256, (rows, channels, side_px, side_px), np.uint8)
+
+
+def test_a_row_has_the_columns_of_a_table_of_models():
+    batch = model_batch([row(0), row(1)])
+    assert batch.schema.names == list(MODEL_COLUMNS)
+    assert batch["seed"].to_pylist() == [0, 1]
+    assert json.loads(batch["config"][0].as_py()) == config()
+    assert json.loads(batch["saw"][0].as_py()) == "none"
+
+
+def test_the_id_is_that_of_config_and_weights():
+    ids = {name: made["model_id"] for name, made in {"one": row(), "again": row(), "seed": row(1), "names": row(names=["a", "b", "c"])}.items()}
+    assert len(ids["one"]) == 32
+    assert ids["one"] == ids["again"]
+    assert len(set(ids.values())) == 3
+
+
+@pytest.mark.parametrize("more", [{}, {"net": "convnet3:4", "channels": 3, "side_px": 12}, {"net": "mlp:4"}])
+def test_a_model_comes_back_from_its_row(more):
+    made = row(**more)
+    (member,) = load_classifiers(MemoryTable(pa.Table.from_batches([model_batch([made])])), "cpu")
+    net = seeded_net(member.config["net"], "other", DRAW, **{name: member.config[name] for name in ("channels", "side_px", "num_classes")})
+    from safetensors.torch import load
+
+    net.load_state_dict(load(made["weights"]))
+    pixels = images(5, member.config["channels"], member.config["side_px"])
+    with torch.inference_mode():
+        expected = net.eval()((torch.from_numpy(pixels).double() / 255 - 0.4).div(0.3).float()).softmax(1).numpy()
+    found = member.probs(pixels, batch=5)
+    assert member.label_names == NAMES
+    assert member.model_id == made["model_id"]
+    assert found.dtype == np.float32
+    assert found == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.mark.parametrize("net", ["cnn:8", "convnet3:8", "mlp:8"])
+def test_what_is_said_of_a_row_depends_on_that_row_alone(net):
+    member, pixels = classifier(net=net), images(23)
+    probs, features = member.probs(pixels, 8), member.features(pixels, 8)
+
+    @given(st.permutations(range(23)), st.integers(1, 23))
+    def check(order, rows):
+        chosen = np.array(order[:rows])  # other neighbours, other slots, other padding
+        assert np.array_equal(member.probs(pixels[chosen], 8), probs[chosen])
+        assert np.array_equal(member.features(pixels[chosen], 8), features[chosen])
+
+    check()
+
+
+def test_images_of_another_size_are_resized_and_grey_is_repeated():
+    member, pixels = classifier(channels=3, side_px=8), images(4, side_px=20)
+    assert np.array_equal(member.probs(pixels, 4), member.probs(np.repeat(resize(pixels, 8), 3, axis=1), 4))
+
+
+def test_a_grey_model_refuses_colour():
+    with pytest.raises(InputError, match=r"takes images of 1 channel, these have 3; decode them with channels: 1$"):
+        classifier().probs(images(2, channels=3), 4)
+
+
+def test_no_images_give_no_rows_of_the_right_width():
+    assert classifier().probs(images(0), 4).shape == (0, 3)
+    assert classifier().features(images(0), 4).shape == (0, 16)
+
+
+class Says(torch.nn.Module):
+    """A net that says the same of every image."""
+
+    def __init__(self, *logits: float) -> None:
+        super().__init__()
+        self.logits = torch.tensor(logits)
+
+    def forward(self, images_BCHW: torch.Tensor) -> torch.Tensor:
+        return self.logits.repeat(len(images_BCHW), 1)
+
+
+def saying(*logits: float, names: list[str] = NAMES) -> Classifier:
+    return Classifier(Says(*logits), config(names=names), "0" * 32, "cpu")
+
+
+def test_an_ensemble_is_the_mean_of_softmaxes_not_of_logits():
+    # One member is very sure of class 0; two are fairly sure of class 1.
+    members = [saying(20.0, 0.0, 0.0), saying(0.0, 3.0, 0.0), saying(0.0, 3.0, 0.0)]
+    probs = ensemble_probs(members, images(2), 4)
+    sure, rest = np.exp(3) / (np.exp(3) + 2), 1 / (np.exp(3) + 2)
+    assert probs[0] == pytest.approx([(1 + 2 * rest) / 3, 2 * sure / 3, 2 * rest / 3], abs=1e-6)
+    assert probs[0].argmax() == 1
+    assert np.mean([[20, 0, 0], [0, 3, 0], [0, 3, 0]], axis=0).argmax() == 0
+    assert accuracy(members, images(4), np.array([1, 1, 0, 2]), 4) == 0.5
+
+
+def test_labels_are_matched_by_name_and_the_softmax_is_over_them():
+    member = saying(1.0, 2.0, 3.0).with_labels(["cat", "ant"])
+    assert member.label_names == ["cat", "ant"]
+    assert member.probs(images(1), 4)[0] == pytest.approx(np.exp([3, 1]) / np.exp([3, 1]).sum(), abs=1e-6)
+    assert member.with_labels(["ant", "cat"]).probs(images(1), 4)[0] == pytest.approx(np.exp([1, 3]) / np.exp([1, 3]).sum(), abs=1e-6)
+
+
+def test_a_reordered_model_survives_its_row():
+    member = classifier(net="mlp:4")
+    turned = member.with_labels(["cat", "ant"])
+    back = Classifier.from_row(model_row(turned.net, turned.config, 0, {}, "none"), "cpu")
+    assert np.array_equal(back.probs(images(3), 4), turned.probs(images(3), 4))
+
+
+def test_a_label_that_the_model_lacks_is_named():
+    with pytest.raises(InputError, match=r"^model 0{12}: has no class 'dog' and 1 more labels; its classes are ant, bee, cat$"):
+        saying(1.0, 2.0, 3.0).with_labels(["ant", "dog", "eel"])
+
+
+def test_what_is_no_classifier_is_refused():
+    other = row() | {"config": json.dumps({"task": "class_diffusion"})}
+    with pytest.raises(InputError, match="is made for the task 'class_diffusion', a classifier is needed"):
+        load_classifiers(MemoryTable(pa.Table.from_batches([model_batch([other])])), "cpu")
+    with pytest.raises(InputError, match="models: the table is empty"):
+        load_classifiers(MemoryTable(pa.Table.from_batches([model_batch([])])), "cpu")
+
+
+def test_the_floor_refuses_below_it_only():
+    metrics = {"validation_accuracy": 0.9, "validation_rows": 40}
+    refuse_below(0.9, metrics, "train.teacher")
+    refuse_below(None, {}, "train.teacher")
+    with pytest.raises(StageError, match=r"^stage 'train.teacher': accuracy 0.9000 on 40 validation rows is below the floor of 0.95; "):
+        refuse_below(0.95, metrics, "train.teacher")
+
+
+def test_ids_seen_dont_depend_on_their_order():
+    assert ids_seen(["b", "a"]) == ids_seen(["a", "b"])
+    assert ids_seen(["a", "b"])["rows"] == 2
+    assert ids_seen(["a", "c"])["ids_digest"] != ids_seen(["a", "b"])["ids_digest"]

@@ -1,0 +1,125 @@
+"""train.teacher: it learns, its members differ, a killed run resumes to the same bits, and a floor holds."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from stillroom.draws import Draw
+from stillroom.errors import StageError
+from stillroom.fields import image_field, label_field
+from stillroom.images import encode_png
+from stillroom.operators import Work
+from stillroom.tables import MemoryTable
+from tasks.nets.models import ids_seen, load_classifiers, measured_on
+from tasks.train.teacher import TeacherParams, teacher
+
+FAST = {"net": "cnn:8", "steps": 60, "batch_size": 32, "learning_rate": 0.01}
+
+
+def digits(start: int, stop: int, names: list[str] | None = None) -> MemoryTable:
+    from sklearn.datasets import load_digits
+
+    pixels_NHW, labels = load_digits(return_X_y=True)
+    names = names or [str(digit) for digit in range(10)]
+    images = [encode_png((image.reshape(8, 8, 1) * 15).astype(np.uint8)) for image in pixels_NHW[start:stop]]
+    numbers = [names.index(str(label)) for label in labels[start:stop]]
+    schema = pa.schema([pa.field("sample_id", pa.string()), image_field(), label_field(names)])
+    return MemoryTable(pa.table([[f"d{row}" for row in range(start, stop)], images, numbers], schema=schema))
+
+
+def work(scratch: Path, saved: dict | None = None) -> Work:
+    return Work(device="cpu", threads=1, scratch=scratch, draw=Draw(7, "train.teacher"), saved={} if saved is None else saved)
+
+
+def trained(scratch: Path, inputs: dict[str, MemoryTable], saved: dict | None = None, **params) -> pa.RecordBatch:
+    asked = TeacherParams(**FAST | params)
+    batches = [batch for unit in teacher.units(inputs, asked) for batch in teacher(unit, inputs, asked, work(scratch, saved))]
+    return pa.Table.from_batches(batches).combine_chunks().to_batches()[0]
+
+
+def test_learns_and_keeps_what_it_measured(tmp_path):
+    train, held_out = digits(0, 600), digits(600, 800)
+    model = trained(tmp_path, {"samples": train, "check_on": held_out}, steps=150, floor="80%")
+    metrics = json.loads(model["metrics"][0].as_py())
+    assert metrics["validation_accuracy"] > 0.85
+    assert metrics == measured_on(load_classifiers(MemoryTable(pa.Table.from_batches([model])), "cpu"), held_out, tmp_path, 256)
+    assert json.loads(model["saw"][0].as_py()) == ids_seen([f"d{row}" for row in range(600)])
+    assert json.loads(model["config"][0].as_py())["label_names"] == [str(digit) for digit in range(10)]
+
+
+def test_members_differ_and_each_is_the_same_again(tmp_path):
+    train = digits(0, 100)
+    two, again = trained(tmp_path, {"samples": train}, seeds=2), trained(tmp_path, {"samples": train}, seeds=2)
+    assert two["seed"].to_pylist() == [0, 1]
+    assert two["model_id"][0] != two["model_id"][1]
+    assert two.equals(again)
+    assert trained(tmp_path, {"samples": train}, seeds=1)["model_id"][0] == two["model_id"][0]
+
+
+def test_augmentation_is_part_of_what_is_trained(tmp_path):
+    train = digits(0, 100)
+    ids = {str(augment): trained(tmp_path, {"samples": train}, augment=augment)["model_id"][0].as_py() for augment in (None, {}, {"flip": True}, {"scale": 0})}
+    assert len(set(ids.values())) == 4
+
+
+def test_validation_labels_are_matched_by_name(tmp_path):
+    train, names = digits(0, 300), [str(digit) for digit in (3, 1, 4, 5, 9, 2, 6, 8, 7, 0)]
+    own = trained(tmp_path, {"samples": train, "check_on": digits(300, 400)})
+    turned = trained(tmp_path, {"samples": train, "check_on": digits(300, 400, names)})
+    assert own["metrics"] == turned["metrics"]
+
+
+def test_a_member_below_the_floor_is_refused(tmp_path):
+    with pytest.raises(StageError, match=r"^stage 'train.teacher': accuracy 0\.\d{4} on 100 validation rows is below the floor of 0.99; "):
+        trained(tmp_path, {"samples": digits(0, 100), "check_on": digits(100, 200)}, steps=2, floor=0.99)
+
+
+def test_a_floor_needs_rows_to_measure_on(tmp_path):
+    with pytest.raises(StageError, match=r"floor: 0.9 needs rows to measure on; give `check_on` a validation split$"):
+        trained(tmp_path, {"samples": digits(0, 100)}, floor=0.9)
+
+
+class Folder(dict):
+    """Checkpoints as files, so that they outlive a process."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __setitem__(self, name: str, value: bytes) -> None:
+        (self.path / name).write_bytes(value)
+
+    def get(self, name: str, default: bytes | None = None) -> bytes | None:
+        return (self.path / name).read_bytes() if (self.path / name).exists() else default
+
+
+def killed_in_step(tmp_path: Path) -> None:
+    """Train until the second report after a checkpoint, then die by SIGKILL: run by a child process."""
+    dying = work(tmp_path, Folder(tmp_path / "kept"))
+    dying.report = lambda done, total: os.kill(os.getpid(), signal.SIGKILL) if done == 240 else None
+    params = TeacherParams(**FAST | {"steps": 300})
+    inputs = {"samples": digits(0, 100)}
+    list(teacher(teacher.units(inputs, params)[0], inputs, params, dying))
+
+
+def test_a_killed_run_resumes_to_the_same_bits(tmp_path):
+    (tmp_path / "kept").mkdir()
+    code = f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); import pathlib, test_teacher; test_teacher.killed_in_step(pathlib.Path({str(tmp_path)!r}))"
+    child = subprocess.run([sys.executable, "-c", code], timeout=120)
+    assert child.returncode == -signal.SIGKILL
+    kept = Folder(tmp_path / "kept")
+    assert os.listdir(tmp_path / "kept") == ["fit"]
+    train = digits(0, 100)
+    reported: list[float] = []
+    resumed_work = work(tmp_path, kept)
+    resumed_work.report = lambda done, total: reported.append(done)
+    params = TeacherParams(**FAST | {"steps": 300})
+    (resumed,) = teacher(teacher.units({"samples": train}, params)[0], {"samples": train}, params, resumed_work)
+    assert reported == [220, 240, 260, 280, 300]
+    assert resumed.equals(trained(tmp_path, {"samples": train}, steps=300))
