@@ -234,7 +234,7 @@ def current_build() -> Build | None:
 
 
 def build_recipe(
-    recipe: str, store: str | Path, overrides: Sequence[str] = (), *, rows: int | None = None, until: str | None = None, workers: int | None = None,
+    recipe: str | Path, store: str | Path, overrides: Sequence[str] = (), *, rows: int | None = None, until: str | None = None, workers: int | None = None,
     listener: Listener | None = None,
 ) -> BuildResult:  # fmt: skip
     """Build a recipe as one Prefect flow run, or say that everything is there.
@@ -251,7 +251,7 @@ def build_recipe(
     Raises:
         StillroomError: a fault of the recipe, a stage that failed, a gate that refused.
     """
-    made = Build(make_plan(recipe, store, overrides, rows, until), recipe, workers=workers, listener=listener)
+    made = Build(make_plan(recipe, store, overrides, rows, until), str(recipe), workers=workers, listener=listener)
     if not made.plan.running:
         published = Published() if until or made.plan.graph.recipe.publish is None else published_before(made.plan, made.records)
         if published is not None:
@@ -265,7 +265,7 @@ def build_recipe(
 
     token = _current.set(made)
     try:
-        result: dict[str, Any] = build(recipe, str(made.plan.store), list(overrides), rows, until, workers)
+        result: dict[str, Any] = build(str(recipe), str(made.plan.store), list(overrides), rows, until, workers)
     finally:
         _current.reset(token)
     return BuildResult(**result)
@@ -285,7 +285,7 @@ def _check(planned: Planned, record: Record, require: Require, store: Store) -> 
     empty_is_fine = any(isinstance(check, RowCount) and check.rows.min == 0 for check in require.checks)
     if planned.resolved.operator.gives == "samples" and not record.table.rows and not empty_is_fine:
         raise StageError(
-            planned.name, "no row is left" if came else "the source holds no row", "loosen it, or allow it with publish.require.checks: [{rows: {min: 0}}]"
+            planned.name, "no row is left" if came else "nothing came in", "loosen it, or allow it with publish.require.checks: [{rows: {min: 0}}]"
         )
 
 

@@ -10,7 +10,9 @@ from typing import Any
 
 from schemas.recipe import Edge, Recipe, Run, Stage, parse_edge
 from schemas.wording import near
+from stillroom import registry
 from stillroom.errors import RecipeError
+from stillroom.operators import Input
 
 __all__ = ["Draft", "draft", "prepared", "sampled"]
 
@@ -121,11 +123,12 @@ class _Proof:
                 self._fault("control", "should name a stage and a pool", "write control: {in_place_of: core, pool: split.train}")
             elif self._known("control.in_place_of", control["in_place_of"]):
                 arms |= self._labelled("control", self._twin(candidate, control["in_place_of"], self._random(control)))
-        for stage in ablations:
+        for place, stage in enumerate(ablations):
             if self._known("ablations", stage):
                 without = self._twin(candidate, stage, self._before(stage), f"--without-{stage}")
                 if without is not None:
-                    arms |= self._labelled(f"without_{stage}", without, stored_only=True)
+                    # By place, not by name: arms count in the fingerprint, and names of stages don't.
+                    arms |= self._labelled(f"without_{place}", without, stored_only=True)
         return arms
 
     def _labelled(self, role: str, edge: Edge | None, *, stored_only: bool = False) -> dict[str, Edge]:
@@ -153,11 +156,17 @@ class _Proof:
 
     def _before(self, stage: str) -> Edge | None:
         """What a stage's consumers read when it is left out: its first input, or nothing for a source."""
-        inputs = self.drafts[stage].inputs
-        samples = [edge for name, edge in inputs.items() if name in ("", "0", "samples")] or [
-            edge for name, edge in inputs.items() if name not in ("teacher", "model")
-        ]
-        return samples[0] if samples else None
+        found = self.drafts[stage]
+        try:
+            operator = registry.load(found.op)
+        except RecipeError:
+            return None  # resolve says that there is no such operator
+        declared = list(operator.inputs)
+        for name, edge in found.inputs.items():
+            at = declared[int(name or 0)] if (name == "" or name.isdigit()) and declared != ["*"] and int(name or 0) < len(declared) else name
+            if operator.inputs.get(at, operator.inputs.get("*", Input())).kind == "samples":
+                return edge
+        return None
 
     def _twin(self, edge: Edge, replaced: str, by: Edge | None, suffix: str = "--random") -> Edge | None:
         """The edge with one stage replaced, every stage between them made again as a hidden twin."""

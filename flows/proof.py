@@ -23,6 +23,13 @@ def proof_of(plan: Plan, records: dict[str, Record]) -> dict[str, Any] | None:
     if not stages:
         return None
     name, record = stages[0].name, records[stages[0].name]
+    ablations = plan.graph.recipe.stages[name].params.get("ablations", [])
+    named = {f"without_{place}": f"without_{stage}" for place, stage in enumerate(ablations if isinstance(ablations, list) else [ablations])}
+
+    def arm_name(arm: str) -> str:
+        role, _, labels = arm.rpartition(".")
+        return f"{named.get(role, role)}.{labels}"
+
     frame = StoredTable(Store(plan.store), record.table).frame()
     classes = frame.filter(pl.col("kind") == "class")
     arms = []
@@ -31,7 +38,7 @@ def proof_of(plan: Plan, records: dict[str, Record]) -> dict[str, Any] | None:
         student = stages[0].resolved.inputs[line["arm"]].stage
         arms.append(
             {
-                "arm": line["arm"],
+                "arm": arm_name(line["arm"]),
                 "rows": line["rows"],
                 "lr": line["learning_rate"],
                 "seeds": line["seeds"],
@@ -44,7 +51,8 @@ def proof_of(plan: Plan, records: dict[str, Record]) -> dict[str, Any] | None:
                 "per_class": [{"label_name": row["label_name"], "accuracy": row["accuracy"]} for row in of_arm.iter_rows(named=True)],
             }
         )
-    differences = frame.filter(pl.col("kind") == "difference").select("arm", "against", "gain", "low", "high").to_dicts()
+    found = frame.filter(pl.col("kind") == "difference").select("arm", "against", "gain", "low", "high").to_dicts()
+    differences = [{**line, "arm": arm_name(line["arm"]), "against": arm_name(line["against"])} for line in found]
     return {"stage": name, "table": {"name": record.table.name, "version": record.table.version}, "arms": arms, "differences": differences}
 
 

@@ -9,7 +9,7 @@ from flows.manifest import stage_lines
 from flows.plan import Plan
 from flows.proof import proof_of, verdict
 from schemas.recipe import Recipe
-from stillroom.digests import json_digest
+from stillroom.digests import canonical_json, json_digest
 from stillroom.errors import GateError, InputError
 from stillroom.fields import label_names
 from stillroom.records import Record, TableRef
@@ -40,14 +40,14 @@ class Published:
 
 def published_before(plan: Plan, records: dict[str, Record]) -> Published | None:
     """The snapshot that an earlier build made of just these stages, or None."""
-    store, recipe = Store(plan.store), plan.graph.recipe
-    wanted = _fingerprint(plan, records)
-    for manifest in reversed(storage_publish.list_manifests(store, recipe.name)):
-        if manifest["table"]["fingerprint"] == wanted:
-            if store.read(f"snapshots/{manifest['name']}/{manifest['number']}.html") is None:
-                _write_report(store, manifest)  # a crash came between the two
-            return _published(store, manifest, same=True)
-    return None
+    store = Store(plan.store)
+    found = store.read_json(f"published/{_fingerprint(plan, records)}.json")
+    if found is None:
+        return None
+    manifest = store.read_json(f"snapshots/{found['name']}/{found['number']}.json")
+    if store.read(f"snapshots/{found['name']}/{found['number']}.html") is None:
+        _write_report(store, manifest)  # a crash came between the two
+    return _published(store, manifest, same=True)
 
 
 def publish_build(plan: Plan, records: dict[str, Record], lines: list[dict[str, Any]], pool: Pool, seconds: float) -> Published:
@@ -91,9 +91,13 @@ def publish_build(plan: Plan, records: dict[str, Record], lines: list[dict[str, 
             "seconds": round(seconds, 1),
         },
     )
-    notes = _promote_if_better(store, recipe, manifest)
-    _write_report(store, manifest)
-    return _published(store, manifest, same=False, notes=notes)
+    # What was published before under another fingerprint keeps its number, its report and its promotion.
+    is_new = manifest["table"]["version"] == table.version
+    notes = _promote_if_better(store, recipe, manifest) if is_new else [f"the same rows as {recipe.name}@{manifest['number']}, which stays as it is"]
+    if is_new:
+        _write_report(store, manifest)
+    store.create(f"published/{fingerprint}.json", canonical_json({"name": recipe.name, "number": manifest["number"]}))
+    return _published(store, manifest, same=not is_new, notes=notes)
 
 
 def promote(store: str, ref: str, reason: str) -> dict[str, Any]:
@@ -109,14 +113,12 @@ def promote(store: str, ref: str, reason: str) -> dict[str, Any]:
 
 
 def demote(store: str, name: str, reason: str) -> dict[str, Any]:
-    """Take back the latest promotion: the one before it counts again, or none."""
-    found = Store(store)
-    pointer = current_pointer(found, name)
-    if pointer is None or pointer["number"] is None:
-        raise InputError(name, "nothing of that name is promoted", "`stillroom snapshots` lists what there is")
-    earlier = [found.read_json(f"promoted/{name}/{k}.json") for k in range(pointer["k"] - 1, 0, -1)]
-    numbers = [each["number"] for each in earlier if each and each["number"] != pointer["number"]]
-    return storage_publish.promote(found, name, numbers[0] if numbers else None, reason)
+    """Take the latest promotion back: the one below it counts again, or none.
+
+    Raises:
+        InputError: nothing of that name is promoted.
+    """
+    return storage_publish.demote(Store(store), name, reason)
 
 
 def _splits(plan: Plan, records: dict[str, Record]) -> list[tuple[str, TableRef]]:

@@ -134,7 +134,8 @@ class _Resolving:
                 self._stage(self.drafts[name], operators[name], wired[name])
         self._publish()
         if self.faults:
-            raise RecipeErrors(*dict.fromkeys(self._told(fault) for fault in self.faults))
+            told = {fault.args: fault for fault in map(self._told, self.faults)}  # a twin repeats what is wrong in its stage
+            raise RecipeErrors(*told.values())
         return Graph(self.recipe, self.done, self.rows)
 
     def _operator(self, found: Draft) -> Operator | None:

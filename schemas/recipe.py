@@ -62,7 +62,6 @@ class Run(_Model):
 
     retries: StrictInt = Field(default=2, ge=0, le=100, description="How often a lost worker or a store error is tried again.")
     device: str = Field(default="auto", pattern=r"^(auto|cpu|mps|cuda(:[0-9]+)?)$", description="auto, cpu, mps, cuda or cuda:N.")
-    threads: StrictInt | None = Field(default=None, ge=1, description="Threads of each unit; left out, what the operator says.")
 
 
 class Stage(_Model):

@@ -5,7 +5,7 @@ The manifest publishes: before it a reader sees nothing new, after it the snapsh
 """
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
@@ -22,7 +22,7 @@ from stillroom.stored import StoredTable, snapshot_fields
 from stillroom.stores import Store
 from storage.commits import commit_fragments, write_batches
 
-__all__ = ["list_manifests", "promote", "publish_manifest", "snapshot_order", "write_report", "write_snapshot"]
+__all__ = ["demote", "list_manifests", "promote", "publish_manifest", "snapshot_order", "write_report", "write_snapshot"]
 
 
 def snapshot_order(table: StoredTable, seed: int, split: str) -> np.ndarray:
@@ -86,25 +86,41 @@ def write_report(store: Store, name: str, number: int, html: str) -> str:
     return str(store.local / key) if store.local else f"{store.uri}/{key}"
 
 
-def promote(store: Store, name: str, number: int | None, reason: str) -> dict[str, Any]:
-    """Write the next pointer: to snapshot `number`, or to none.
+def promote(store: Store, name: str, number: int, reason: str) -> dict[str, Any]:
+    """Write the next pointer, to snapshot `number`.
 
     Raises:
         InputError: there is no such snapshot, or it is a trial.
     """
-    if number is not None:
-        manifest = store.read_json(f"snapshots/{name}/{number}.json")
-        if manifest is None:
-            raise InputError(f"{name}@{number}", "no such snapshot", "`stillroom snapshots` lists them")
-        if manifest["trial"]:
-            raise InputError(f"{name}@{number}", "is a trial on a part of the data and is never promoted", "build it without --rows")
+    manifest = store.read_json(f"snapshots/{name}/{number}.json")
+    if manifest is None:
+        raise InputError(f"{name}@{number}", "no such snapshot", "`stillroom snapshots` lists them")
+    if manifest["trial"]:
+        raise InputError(f"{name}@{number}", "is a trial on a part of the data and is never promoted", "build it without --rows")
+    return _point(store, name, reason, lambda standing: [*standing, number])
+
+
+def demote(store: Store, name: str, reason: str) -> dict[str, Any]:
+    """Take the latest promotion back: the one below it counts again, or none.
+
+    Raises:
+        InputError: nothing of that name is promoted.
+    """
     before = promoted(store, name)
-    k = before["k"] + 1 if before else 1
+    if before is None or before["number"] is None:
+        raise InputError(name, "nothing of that name is promoted", "`stillroom snapshots` lists what there is")
+    return _point(store, name, reason, lambda standing: standing[:-1])
+
+
+def _point(store: Store, name: str, reason: str, move: Callable[[list[int]], list[int]]) -> dict[str, Any]:
+    """Write the next pointer. It holds all promotions that stand, oldest first: the last one counts."""
     while True:
-        pointer = {"k": k, "name": name, "number": number, "reason": reason, "at": datetime.now(UTC).isoformat(timespec="seconds")}
+        before = promoted(store, name) or {"k": 0, "standing": []}
+        k, standing = before["k"] + 1, move(before["standing"])
+        number = standing[-1] if standing else None
+        pointer = {"k": k, "name": name, "number": number, "standing": standing, "reason": reason, "at": datetime.now(UTC).isoformat(timespec="seconds")}
         if store.create(f"promoted/{name}/{k}.json", json.dumps(pointer, indent=1, ensure_ascii=False).encode()):
             return pointer
-        k += 1
 
 
 def _column(found: pa.Table, field: pa.Field) -> pa.Array:

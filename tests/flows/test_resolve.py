@@ -130,3 +130,26 @@ def test_twins_repeat_every_stage_between_the_choice_and_the_proof(recipe):
     assert str(stages["whole--random"].inputs["samples"]) == "core--random"
     assert str(stages["whole--without-core"].inputs["samples"]) == "split.train"
     assert list(stages["proof"].inputs)[0] == "test"
+
+
+def test_a_generator_left_out_leaves_what_it_was_mixed_with(recipe):
+    graph = resolve(
+        recipe(
+            HEAD
+            + """
+  raw: {op: ingest.digits}
+  split: {op: table.split, from: raw}
+  core: {op: prune.random, from: split.train, keep: 10%}
+  painter: {op: train.class_diffusion, from: split.train, steps: 1}
+  painted: {op: generate.class_diffusion, from: painter, per_class: 1}
+  sound: {op: filter.decodable, from: painted}
+  mixed: {op: table.mix, from: {real: core, synthetic: sound}}
+  proof:
+    op: evaluate.student
+    from: {candidate: mixed, raw: split.train, tune: split.validation, test: split.test}
+    ablations: [painted]
+"""
+        )
+    )
+    assert {name: str(edge) for name, edge in graph.stages["mixed--without-painted"].inputs.items()} == {"real": "core"}
+    assert "without_0.hard" in graph.stages["proof"].inputs

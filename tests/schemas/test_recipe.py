@@ -20,7 +20,7 @@ stages:
     op: reinforce.teacher
     from: {samples: clean, teacher: [one, two], check_on: split.validation}
     views: {count: 16, policy: [identity, crop, flip]}
-    run: {retries: 0, device: cuda:1, threads: 4}
+    run: {retries: 0, device: cuda:1}
 publish:
   splits: {train: reinforced, validation: split.validation, test: split.test}
   require:
@@ -73,7 +73,7 @@ def test_reads_every_way_to_write_from(photos):
 def test_parameters_are_all_that_is_not_reserved(photos):
     assert photos.stages["split"].params == {"validation": "5%", "test": "10%"}
     assert photos.stages["reinforced"].params == {"views": {"count": 16, "policy": ["identity", "crop", "flip"]}}
-    assert photos.stages["reinforced"].run.model_dump() == {"retries": 0, "device": "cuda:1", "threads": 4}
+    assert photos.stages["reinforced"].run.model_dump() == {"retries": 0, "device": "cuda:1"}
 
 
 def test_reads_publish_with_its_gates(photos):
@@ -140,7 +140,7 @@ def test_reports_every_fault_at_once_with_line_and_way_out(monkeypatch):
 name: Photos
 sed: 7
 stages:
-  raw: {opp: ingest.digits, path: "${env:NOPE}", run: {retrys: 3, threads: x}}
+  raw: {opp: ingest.digits, path: "${env:NOPE}", run: {retrys: 3, retries: x}}
   spl it: {op: table.split, from: raw.trian, test: 10%, test: 3}
   core: {op: 3, from: {x: [a.b.c, 3]}, seed: -1, From: raw}
 publish:
@@ -154,7 +154,7 @@ publish:
         "recipe: name (line 1): 'Photos' isn't a name; names are a letter or digit, then letters, digits, dashes, underscores: all lower case, at most 64",
         "stage 'raw': path (line 4): the environment has no 'NOPE'; set it first: export NOPE=…",
         "stage 'raw': op (line 4): is missing; did you mean it by 'opp'?",
-        "stage 'raw': run.threads (line 4): should be a valid integer, not 'x'",
+        "stage 'raw': run.retries (line 4): should be a valid integer, not 'x'",
         "stage 'raw': run.retrys (line 4): unknown word; did you mean 'retries'?",
         "stage 'spl it': line 5: 'spl it' isn't a name; names are a letter or digit, then letters, digits, dashes, underscores: all lower case, at most 64",
         "stage 'spl it': from (line 5): 'trian' of 'raw.trian' isn't a split; did you mean 'train'?",

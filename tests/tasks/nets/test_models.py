@@ -27,6 +27,7 @@ def config(net: str = "cnn:8", channels: int = 1, side_px: int = 8, names: list[
 
 
 def row(seed: int = 0, **more) -> dict:
+    torch.set_num_threads(1)  # as the engine does
     described = config(**more)
     net = seeded_net(described["net"], f"init/{seed}", DRAW, **{name: described[name] for name in ("channels", "side_px", "num_classes")})
     for module in net.modules():  # statistics as after training: the untouched ones would hide a missing `eval`

@@ -18,6 +18,7 @@ LABELS = torch.arange(40) % 3
 
 
 def small_net() -> torch.nn.Module:
+    torch.set_num_threads(1)  # as the engine does
     return seeded_net("cnn:4", "init/0", DRAW, num_classes=3, channels=1, side_px=8)
 
 

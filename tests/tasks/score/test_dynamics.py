@@ -32,6 +32,7 @@ PARAMS = DynamicsParams(net="cnn:4", epochs=7, el2n_epochs=[1, 3], batch_size=16
 
 
 def work(tmp_path, saved: dict | None = None) -> Work:
+    torch.set_num_threads(1)  # as the engine does
     return Work(device="cpu", threads=1, scratch=tmp_path, draw=Draw(7, "score.dynamics"), saved={} if saved is None else saved)
 
 
@@ -110,7 +111,7 @@ def test_wrong_labels_are_harder(tmp_path):
     mean = dynamics.finish([scored(unit, work(tmp_path)) for unit in units])["el2n"].to_numpy()
     wrong = np.arange(50) % 5 == 0
     assert [unit.name for unit in units] == ["seed-0", "seed-1"]
-    assert mean[wrong].mean() > mean[~wrong].mean() + 0.2
+    assert (mean[wrong][:, None] > mean[~wrong]).mean() > 0.95  # of all pairs
 
 
 class Killed(BaseException):

@@ -1,0 +1,134 @@
+"""score.embed: pixels, features of a model or a timm net, and a row's independence of its batch and unit."""
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+from safetensors.torch import save_file
+
+from stillroom.draws import Draw
+from stillroom.errors import InputError
+from stillroom.fields import image_field
+from stillroom.images import encode_png, resize
+from stillroom.operators import Unit, Work
+from stillroom.tables import MemoryTable
+from tasks.nets.models import load_classifiers, model_batch, model_row
+from tasks.nets.training import normalise, seeded_net
+from tasks.nets.zoo import build
+from tasks.score.embed import EmbedParams, embed
+
+PIXELS = np.random.default_rng(0).integers(0, 256, (23, 1, 8, 8), np.uint8)
+TIMM = "timm/mobilenetv3_small_050"
+
+
+def samples(pixels: np.ndarray = PIXELS) -> MemoryTable:
+    schema = pa.schema([pa.field("sample_id", pa.string()), image_field()])
+    return MemoryTable(pa.table([[f"s{row}" for row in range(len(pixels))], [encode_png(image.transpose(1, 2, 0)) for image in pixels]], schema=schema))
+
+
+def ensemble() -> MemoryTable:
+    config = {"task": "classify", "net": "cnn:4", "num_classes": 3, "channels": 1, "side_px": 8, "label_names": ["a", "b", "c"], "mean": [0.5], "std": [0.5]}
+    shape = {"num_classes": 3, "channels": 1, "side_px": 8}
+    rows = [model_row(seeded_net("cnn:4", f"init/{seed}", Draw(0, "test"), **shape), config, seed, {}, "none") for seed in range(2)]
+    return MemoryTable(pa.Table.from_batches([model_batch(rows)]))
+
+
+def embedded(scratch: Path, start: int = 0, stop: int = 23, model: MemoryTable | None = None, pixels: np.ndarray = PIXELS, **params) -> np.ndarray:
+    torch.set_num_threads(1)  # as the engine does
+    asked, inputs = EmbedParams(**params), {"samples": samples(pixels)} | ({"model": model} if model else {})
+    work = Work(device="cpu", threads=1, scratch=scratch, draw=Draw(0, "score.embed"))
+    table = pa.Table.from_batches(embed(Unit("rows", start, stop), inputs, asked, work))
+    (field,) = embed.added(asked, {name: given.schema for name, given in inputs.items()}).values()
+    assert table.schema.names == ["sample_id", field.name]
+    assert table.schema.field(field.name).type == field.type
+    assert table["sample_id"].to_pylist() == [f"s{row}" for row in range(start, stop)]
+    return np.array(table[field.name].to_pylist(), np.float32)
+
+
+def test_pixels_are_the_image_over_255(tmp_path):
+    found = embedded(tmp_path, side_px=8, channels=1, name="looks", batch=5)
+    assert np.array_equal(found, PIXELS.reshape(23, 64).astype(np.float32) / 255)
+
+
+def test_pixels_are_resized_and_grey_is_repeated(tmp_path):
+    found = embedded(tmp_path, side_px=4, channels=3)
+    assert np.array_equal(found, np.repeat(resize(PIXELS, 4), 3, axis=1).reshape(23, 48).astype(np.float32) / 255)
+
+
+def test_features_are_the_first_members_at_its_own_size(tmp_path):
+    model, large = ensemble(), np.repeat(np.repeat(PIXELS, 3, axis=2), 3, axis=3)
+    found = embedded(tmp_path, model=model, pixels=large, net="model", features=8, batch=16)
+    assert np.array_equal(found, load_classifiers(model, "cpu")[0].features(resize(large, 8), 16))
+
+
+def test_a_row_depends_on_neither_batch_nor_unit(tmp_path):
+    model = ensemble()
+    whole = embedded(tmp_path, model=model, net="model", features=8, batch=8)
+
+    @given(st.integers(1, 22))
+    def check(cut):
+        parts = [embedded(tmp_path, start, stop, model=model, net="model", features=8, batch=8) for start, stop in ((0, cut), (cut, 23))]
+        assert np.array_equal(np.concatenate(parts), whole)
+
+    check()
+
+
+def test_units_cover_all_rows():
+    units = embed.units({"samples": samples(np.repeat(PIXELS[:1], 4100, axis=0))})
+    assert [(unit.name, unit.start, unit.stop) for unit in units] == [("rows-0", 0, 4096), ("rows-4096", 4096, 4100)]
+
+
+def test_a_timm_net_is_used_without_its_head(tmp_path):
+    net = build(TIMM, num_classes=5, channels=1, side_px=32).eval()
+    save_file(net.state_dict(), tmp_path / "net.safetensors")
+    found = embedded(tmp_path, net=TIMM, weights=tmp_path / "net.safetensors", side_px=32, channels=1, mean=[0.4], std=[0.3], batch=23)
+    with torch.inference_mode():
+        images = normalise(torch.from_numpy(resize(PIXELS, 32)), [0.4], [0.3])
+        expected = net.forward_head(net.forward_features(images), pre_logits=True).numpy()
+    assert found == pytest.approx(expected, abs=1e-5)
+
+
+def test_weights_that_are_not_the_nets_are_refused(tmp_path):
+    save_file({"classifier.weight": torch.zeros(5, 1024), "stem.weight": torch.zeros(3)}, tmp_path / "net.safetensors")
+    with pytest.raises(InputError, match=r"lacks \d+ of the net's \d+ tensors, 'conv_stem.weight' first"):
+        embedded(tmp_path, net=TIMM, weights=tmp_path / "net.safetensors", side_px=32, channels=1, mean=[0.4], std=[0.3])
+
+
+def test_a_model_with_other_features_than_said_is_refused(tmp_path):
+    with pytest.raises(InputError, match="features: the model has 8, not 9; write features: 8"):
+        embedded(tmp_path, model=ensemble(), net="model", features=9)
+
+
+def test_net_model_needs_a_model():
+    with pytest.raises(InputError, match="net: model needs a model"):
+        embed.added(EmbedParams(net="model", features=8), {"samples": samples().schema})
+
+
+def test_a_broken_image_is_named_by_its_row(tmp_path):
+    broken = samples().table.set_column(1, image_field(), pa.array([*samples().table["image"].to_pylist()[:-1], b"no image"], pa.binary()))
+    work = Work(device="cpu", threads=1, scratch=tmp_path, draw=Draw(0, "score.embed"))
+    with pytest.raises(InputError, match=r"^images: from row 20: row 2: not an image"):
+        list(embed(Unit("rows", 0, 23), {"samples": MemoryTable(broken)}, EmbedParams(side_px=8, channels=1, batch=5), work))
+
+
+@pytest.mark.parametrize(
+    ("params", "said"),
+    [
+        ({"net": TIMM}, "a timm net needs a file of them"),
+        ({"weights": "w.safetensors"}, "nothing else takes one"),
+        ({"net": "cnn"}, "a net of ours comes in by the input `model`"),
+        ({"net": "timn/x"}, "unknown net 'timn/x'"),
+        ({"net": "model"}, "features: say it with net: model"),
+        ({"net": TIMM, "weights": "w.safetensors", "channels": 1}, "mean and std: 1 numbers each"),
+        ({"name": "My Vectors"}, "should match pattern"),
+    ],
+)
+def test_parameters_that_dont_fit_are_refused(params, said):
+    with pytest.raises(ValidationError) as refused:
+        EmbedParams(**params)
+    assert said in str(refused.value)
