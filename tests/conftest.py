@@ -7,6 +7,10 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+# Two cores and many small nets: threads would only wait for each other. Before torch is imported.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
 settings.register_profile("fast", max_examples=15, deadline=None)
 settings.register_profile("balanced", max_examples=60, deadline=None)
 settings.register_profile("expensive", max_examples=500, deadline=None)
