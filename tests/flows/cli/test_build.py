@@ -1,8 +1,10 @@
 """stillroom build: what it prints of a result, and how a failure ends."""
 
 import json
+import os
 import shlex
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -112,5 +114,7 @@ publish:
     assert ended.exit_code == 1, ended.output
     (photos / "broken.png").unlink()
     command = ended.stderr.splitlines()[-1].partition("; go on with: ")[2]
-    again = subprocess.run(command, shell=True, cwd="/", capture_output=True, text=True, check=False)
+    # A user has the command on the path; the tests' interpreter may not be an activated one.
+    path_with_us = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    again = subprocess.run(command, shell=True, cwd="/", capture_output=True, text=True, check=False, env={**os.environ, "PATH": path_with_us})
     assert "photos@1" in again.stdout, ended.output + again.stderr
