@@ -11,6 +11,7 @@ import inspect
 import json
 import sys
 from pathlib import Path
+from textwrap import dedent
 from typing import Any
 
 from stillroom import errors, registry
@@ -18,14 +19,19 @@ from stillroom.operators import Operator
 
 DOCS = Path(__file__).parent
 REFERENCE = DOCS / "reference"
+# Columns of a command's help: a terminal's own width would make the page differ from machine to machine.
 WIDTH = 100
+HIDDEN = """## Hidden operators
+
+No recipe names these: stillroom adds them, and `stillroom plan RECIPE --all` shows where.
+"""
 
 
 def pages() -> dict[Path, str]:
     """The text of every page that is made, by path."""
     operators = [registry.load(name) for name in sorted(registry.operators())]
     return {
-        REFERENCE / "operators.md": operators_page([operator for operator in operators if not operator.hidden]),
+        REFERENCE / "operators.md": operators_page(operators),
         REFERENCE / "cli.md": cli_page(),
         REFERENCE / "errors.md": errors_page(),
         REFERENCE / "recipe.schema.json": schema_page(operators),
@@ -38,32 +44,39 @@ def stale() -> list[str]:
 
 
 def operators_page(operators: list[Operator]) -> str:
-    """Every operator: what it does, what it reads and adds, its parameters."""
-    parts = ["# Operators\n\nMade by `make docs` from the code.\n"]
-    parts += [_operator(operator) for operator in operators]
-    return "\n".join(parts)
+    """Every operator: what it does, what it reads and adds, its parameters; the hidden ones a line each."""
+    shown = [operator for operator in operators if not operator.hidden]
+    parts = ["# Operators\n\nMade by `make docs` from the code.\n", "| operator | shape | |", "|---|---|---|"]
+    parts += [f"| [{operator.name}](#{_anchor(operator.name)}) | {operator.shape} | {_cell(operator.summary)} |" for operator in shown]
+    parts += ["", *[_operator(operator) for operator in shown], HIDDEN]
+    parts += [f"- `{operator.name}` ({operator.shape}): {operator.summary}" for operator in operators if operator.hidden]
+    return "\n".join(parts) + "\n"
 
 
 def cli_page() -> str:
-    """The --help of every command."""
+    """The --help of the command and of every command below it."""
     from typer.main import get_command
 
     from flows.cli.app import COMMANDS, app
 
     group: Any = get_command(app)
-    parts = ["# Commands\n\nMade by `make docs` from the code. Each takes `--store` (default `STILLROOM_STORE`, else `./.stillroom/store`).\n"]
-    for name in COMMANDS:
-        parts.append(f"## stillroom {name}\n\n{_command(group.commands[name])}")
+    parts = ["# Commands\n", "Made by `make docs` from the code. Data goes to stdout, everything else to stderr; exit code 1 stands for an error", ""]
+    parts[1] += " that one clear line explains, 2 for a command that doesn't exist so, 130 for Ctrl-C.\n"
+    parts += [_help(group, "stillroom")]
+    parts += [f"## stillroom {name}\n\n{_help(group.commands[name], f'stillroom {name}')}" for name in COMMANDS]
     return "\n".join(parts)
 
 
 def errors_page() -> str:
-    """The error tree, and each error's first line."""
-    tree = (inspect.getdoc(errors) or "").split("\n\n")[1]
+    """The error tree, and for each error what it takes and what it means."""
+    _, _, rest = (inspect.getdoc(errors) or "").partition("\n\n")
+    tree, _, more = rest.partition("\n\n")
     about = "Made by `make docs` from `stillroom/errors.py`. The command line prints each as one line, `error: …`, and exits with 1."
-    parts = [f"# Errors\n\n{about}\n\n```\n{tree}\n```\n"]
+    parts = [f"# Errors\n\n{about}\n\n```\n{dedent(tree)}\n```\n\n{' '.join(more.split())}\n", "| error | arguments | |", "|---|---|---|"]
     for name in errors.__all__:
-        parts.append(f"- **{name}**: {inspect.getdoc(getattr(errors, name)) or ''}".split("\n")[0])
+        error = getattr(errors, name)
+        takes = ", ".join(inspect.signature(error).parameters) if "__init__" in vars(error) else ""
+        parts.append(f"| **{name}** | {f'`{takes}`' if takes else ''} | {_cell(inspect.getdoc(error) or '')} |")
     return "\n".join(parts) + "\n"
 
 
@@ -78,10 +91,11 @@ def _operator(operator: Operator) -> str:
     kind, name = operator.name.split(".")
     inputs = [f"`{key}`{' (optional)' if value.optional else ''}: {value.kind}" for key, value in operator.inputs.items()]
     adds = ", ".join(f"`{column}`" for column in operator.adds) if not callable(operator.adds) else "depends on its parameters"
+    draws = " · draws by the seed" if operator.random else ""
     lines = [
         f"## {operator.name}\n",
         f"{operator.summary} [Page](../operators/{kind}/{name}.md)\n",
-        f"{operator.shape} · version {operator.version} · reads {'; '.join(inputs) or 'nothing'} · gives {operator.gives} · adds {adds or 'nothing'}\n",
+        f"{operator.shape} · version {operator.version} · reads {'; '.join(inputs) or 'nothing'} · gives {operator.gives} · adds {adds or 'nothing'}{draws}\n",
     ]
     fields = operator.params.model_fields
     if fields:
@@ -90,18 +104,11 @@ def _operator(operator: Operator) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _command(command: Any) -> str:
-    """What a command takes, without the terminal's boxes, whose width differs."""
-    lines = [f"{command.help}\n" if command.help else ""]
-    for parameter in command.params:
-        if parameter.name == "help":
-            continue
-        if parameter.param_type_name == "option":
-            names = ", ".join(f"`{name}`" for name in parameter.opts)
-        else:
-            names = f"`{(parameter.metavar or parameter.name).upper()}`"
-        lines.append(f"- {names}: {_cell(getattr(parameter, 'help', '') or '')}")
-    return "\n".join(lines) + "\n"
+def _help(command: Any, name: str) -> str:
+    """A command's --help as plain text."""
+    command.rich_markup_mode = None
+    with command.context_class(command, info_name=name, terminal_width=WIDTH) as context:
+        return f"```\n{command.get_help(context)}\n```\n"
 
 
 def _type(annotation: Any) -> str:
@@ -116,6 +123,11 @@ def _default(field: Any) -> str:
         return "required"
     value = field.get_default(call_default_factory=True)
     return _cell(f"`{value}`") if len(str(value)) <= 60 else "see its page"
+
+
+def _anchor(heading: str) -> str:
+    """The fragment by which Markdown viewers find a heading."""
+    return heading.replace(".", "")
 
 
 def _cell(text: str) -> str:
