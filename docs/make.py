@@ -60,9 +60,8 @@ def cli_page() -> str:
     from flows.cli.app import COMMANDS, app
 
     group: Any = get_command(app)
-    parts = ["# Commands\n", "Made by `make docs` from the code. Data goes to stdout, everything else to stderr; exit code 1 stands for an error", ""]
-    parts[1] += " that one clear line explains, 2 for a command that doesn't exist so, 130 for Ctrl-C.\n"
-    parts += [_help(group, "stillroom")]
+    about = "Made by `make docs` from the code. Data goes to stdout, everything else to stderr. Exit codes: 0, 1 (one clear line says why), 2 (no such"
+    parts = [f"# Commands\n\n{about} command or option), 130 (Ctrl-C).\n", _help(group, "stillroom")]
     parts += [f"## stillroom {name}\n\n{_help(group.commands[name], f'stillroom {name}')}" for name in COMMANDS]
     return "\n".join(parts)
 
