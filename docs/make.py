@@ -29,13 +29,18 @@ No recipe names these: stillroom adds them, and `stillroom plan RECIPE --all` sh
 
 def pages() -> dict[Path, str]:
     """The text of every page that is made, by path."""
-    operators = [registry.load(name) for name in sorted(registry.operators())]
+    operators = [registry.load(name) for name in own_operators()]
     return {
         REFERENCE / "operators.md": operators_page(operators),
         REFERENCE / "cli.md": cli_page(),
         REFERENCE / "errors.md": errors_page(),
         REFERENCE / "recipe.schema.json": schema_page(operators),
     }
+
+
+def own_operators() -> list[str]:
+    """The names of stillroom's operators, whatever other packages have installed beside them."""
+    return sorted(name for name, module in registry.operators().items() if module.startswith("tasks."))
 
 
 def stale() -> list[str]:
@@ -49,7 +54,7 @@ def operators_page(operators: list[Operator]) -> str:
     parts = ["# Operators\n\nMade by `make docs` from the code.\n", "| operator | shape | |", "|---|---|---|"]
     parts += [f"| [{operator.name}](#{_anchor(operator.name)}) | {operator.shape} | {_cell(operator.summary)} |" for operator in shown]
     parts += ["", *[_operator(operator) for operator in shown], HIDDEN]
-    parts += [f"- `{operator.name}` ({operator.shape}): {operator.summary}" for operator in operators if operator.hidden]
+    parts += [f"- {_linked(operator)} ({operator.shape}): {operator.summary}" for operator in operators if operator.hidden]
     return "\n".join(parts) + "\n"
 
 
@@ -101,6 +106,12 @@ def _operator(operator: Operator) -> str:
         lines += ["| parameter | type | default | meaning |", "|---|---|---|---|"]
         lines += [f"| `{key}` | {_type(field.annotation)} | {_default(field)} | {_cell(field.description or '')} |" for key, field in fields.items()]
     return "\n".join(lines) + "\n"
+
+
+def _linked(operator: Operator) -> str:
+    """A hidden operator's name, leading to its page if somebody wrote one."""
+    page = f"operators/{operator.name.replace('.', '/')}.md"
+    return f"[{operator.name}](../{page})" if (DOCS / page).exists() else f"`{operator.name}`"
 
 
 def _help(command: Any, name: str) -> str:

@@ -111,14 +111,16 @@ class Snapshot:
 
         return TorchSplit(self.table(split), **how)
 
-    def loader(self, split: str, *, batch_size: int, num_workers: int = 0, shuffle: bool = True, drop_last: bool = False, **how: Any) -> Any:
+    def loader(
+        self, split: str, *, batch_size: int, views: str | None = None, seed: int = 0, pixels: str = "float", channels: int | None = None, **more: Any
+    ) -> Any:
         """A DataLoader over the split whose workers come from a fork server, in an order that seed and epoch decide.
 
-        `how` goes to `torch`.
+        `more` goes to `stillroom.datasets.loader` and from there to DataLoader: num_workers, shuffle, drop_last, pin_memory …
         """
         from stillroom.datasets import loader
 
-        return loader(self.torch(split, **how), batch_size=batch_size, num_workers=num_workers, shuffle=shuffle, drop_last=drop_last)
+        return loader(self.torch(split, views=views, seed=seed, pixels=pixels, channels=channels), batch_size=batch_size, **more)
 
     def arrow(self, split: str, columns: list[str] | None = None, batch_size: int = 1024) -> Iterator[pa.RecordBatch]:
         """Record batches in the snapshot's order, memory bounded by one of them."""

@@ -45,10 +45,14 @@ class ModelParams(Params):
         """The class names, read from the file where it is one.
 
         Raises:
-            InputError: there are fewer than two, or one stands there twice.
+            InputError: the file isn't text; there are fewer than two, or one stands there twice.
         """
         if isinstance(self.classes, Path):
-            where, names = str(self.classes), [line.strip() for line in self.classes.read_text("utf-8-sig").splitlines() if line.strip()]
+            try:
+                lines = self.classes.read_text("utf-8-sig").splitlines()
+            except (OSError, UnicodeDecodeError) as error:
+                raise InputError(str(self.classes), "is no readable text in UTF-8", "write a class name a line") from error
+            where, names = str(self.classes), [line.strip() for line in lines if line.strip()]
         else:
             where, names = "classes", self.classes
         if len(names) < 2:

@@ -79,7 +79,11 @@ def build(net: str, *, num_classes: int, channels: int, side_px: int) -> "nn.Mod
 
 
 def feature_size(net: str, *, channels: int, side_px: int) -> int:
-    """How many features a net has; of our own nets without loading torch, of timm's by building it without weights."""
+    """How many features a net has; of our own nets without loading torch, of timm's by building it without weights.
+
+    Raises:
+        InputError: no such net, or none for this size.
+    """
     name, width = _parsed(net)
     if not name.startswith(_TIMM):
         return _NETS[name].feature_size(width, side_px)
@@ -87,7 +91,11 @@ def feature_size(net: str, *, channels: int, side_px: int) -> int:
 
     with torch.device("meta"):
         headless = build(net, num_classes=0, channels=channels, side_px=side_px).eval()
-        return headless(torch.empty(1, channels, side_px, side_px)).shape[1]
+        try:
+            return headless(torch.empty(1, channels, side_px, side_px)).shape[1]
+        # Whether a size will do, timm knows no other way: too many pools, or a fixed number of positions.
+        except RuntimeError as error:
+            raise InputError(f"net '{net}'", f"images of {side_px} px don't pass through it", _own_size(net)) from error
 
 
 def head_names(net: str) -> tuple[str, ...]:
@@ -97,6 +105,14 @@ def head_names(net: str) -> tuple[str, ...]:
     cfg = timm.get_pretrained_cfg(net.removeprefix(_TIMM))
     named = getattr(cfg, "classifier", None) or ()
     return (named,) if isinstance(named, str) else tuple(named)
+
+
+def _own_size(net: str) -> str:
+    """A hint at the size that a timm net was made for."""
+    import timm
+
+    cfg = timm.get_pretrained_cfg(net.removeprefix(_TIMM))
+    return f"timm made it for {cfg.input_size[-1]} px" if cfg else ""
 
 
 def _parsed(net: str) -> tuple[str, int]:

@@ -1,7 +1,7 @@
 """score.dynamics: what one short training says of each sample: its early error, and how often it is forgotten."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Self
+from typing import Literal, Self
 
 import numpy as np
 import pyarrow as pa
@@ -32,7 +32,7 @@ class DynamicsParams(Params):
     weight_decay: float = Field(default=0.05, ge=0, description="AdamW's decoupled weight decay.")
     seeds: int = Field(default=3, ge=1, description="Trainings whose scores are averaged; one alone is a noisy measure.")
     side_px: int | None = Field(default=None, ge=1, description="Resize images to this square; left out, all must have one size.")
-    channels: int | None = Field(default=None, description="1 (grey) or 3; left out, all images must agree.", json_schema_extra={"enum": [1, 3, None]})
+    channels: Literal[1, 3] | None = Field(default=None, description="1 grey, 3 colour. Left out, all images must agree.")
     torch_threads: int = Field(default=1, ge=1, description="Threads a training; part of what the scores depend on.")
 
     @model_validator(mode="after")

@@ -48,6 +48,8 @@ class EmbedParams(Params):
             raise ValueError("net: pixels, model or timm/<name>; a net of ours comes in by the input `model`")
         if self.weights is not None and (len(self.mean) != self.channels or len(self.std) != self.channels):
             raise ValueError(f"mean and std: {self.channels} numbers each, one a channel")
+        if any(deviation <= 0 for deviation in self.std):
+            raise ValueError("std: numbers above 0 expected")
         if (self.net == "model") != (self.features is not None):
             raise ValueError("features: say it with net: model, and only there")
         return self

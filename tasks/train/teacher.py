@@ -1,7 +1,7 @@
 """train.teacher: train classifiers on labelled images, several seeds as an ensemble."""
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -50,7 +50,7 @@ class TeacherParams(Params):
     seeds: int = Field(default=1, ge=1, description="Members of the ensemble: each starts from its own weights and order.")
     augment: Augment | None = Field(default_factory=Augment, description="How images are moved while training; null trains on them as they are.")
     side_px: int | None = Field(default=None, ge=1, description="Resize images to this square; left out, all must have one size.")
-    channels: int | None = Field(default=None, description="1 (grey) or 3; left out, all images must agree.", json_schema_extra={"enum": [1, 3, None]})
+    channels: Literal[1, 3] | None = Field(default=None, description="1 grey, 3 colour. Left out, all images must agree.")
     floor: Fraction | None = Field(default=None, description="Refuse a member below this accuracy on `check_on`, as 95% or 0.95.")
     torch_threads: int = Field(default=1, ge=1, description="Threads a member; part of what its weights depend on.")
 

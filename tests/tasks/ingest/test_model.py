@@ -134,6 +134,15 @@ def test_a_file_of_another_net_is_refused(tmp_path):
         brought(tmp_path, classes=["dark", "middling", "bright", "glaring"])
 
 
+@pytest.mark.parametrize("content", [b"dark\xff\nbright", None])
+def test_a_file_of_classes_that_is_no_text_is_refused(tmp_path, content):
+    classes = tmp_path / "classes.txt"
+    classes.write_bytes(content) if content else classes.mkdir()
+    with pytest.raises(InputError) as refused:
+        brought(tmp_path, classes=classes)
+    assert str(refused.value) == f"{classes}: is no readable text in UTF-8; write a class name a line"
+
+
 @pytest.mark.parametrize(
     ("classes", "said"),
     [(["dark"], "classes: two or more class names expected, not 1"), (["dark", "bright", "dark"], "classes: the name 'dark' stands there twice")],

@@ -94,6 +94,19 @@ def test_soft_targets_that_are_certain_are_hard_ones():
     assert all(torch.allclose(hard[name].double(), soft[name].double(), atol=1e-4) for name in hard)
 
 
+def test_the_gradient_of_soft_targets_is_probabilities_minus_targets():
+    random = np.random.default_rng(2)
+    images_BD, targets_BK = random.normal(size=(16, 64)).astype(np.float32), random.dirichlet([0.5] * 3, 16).astype(np.float32)
+    net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 3))
+    logits_BK = images_BD @ net[1].weight.detach().numpy().T + net[1].bias.detach().numpy()
+    probs_BK = np.exp(logits_BK) / np.exp(logits_BK).sum(1, keepdims=True)
+    trained(net, lambda step: (torch.from_numpy(images_BD.reshape(16, 1, 8, 8)), torch.from_numpy(targets_BK)), steps=1)
+    # The mean over the batch of d/dlogits of -sum_k q_k log p_k, and what it comes to at the weights.
+    slope_BK = (probs_BK - targets_BK) / 16
+    assert net[1].weight.grad.numpy() == pytest.approx(slope_BK.T @ images_BD, abs=1e-5)
+    assert net[1].bias.grad.numpy() == pytest.approx(slope_BK.sum(0), abs=1e-6)
+
+
 class Killed(BaseException):
     pass
 

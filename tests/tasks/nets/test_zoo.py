@@ -11,10 +11,12 @@ from stillroom.errors import InputError
 from tasks.nets.networks import features_of
 from tasks.nets.zoo import NetName, build, feature_size, head_names
 
-SMALL = [("cnn", 8, 1), ("cnn:8", 28, 1), ("cnn", 4, 3), ("convnet3:8", 8, 1), ("convnet3:8", 32, 3), ("mlp", 8, 1), ("mlp:16", 5, 3), ("resnet18", 8, 1)]
+# The sides of digits and of Fashion-MNIST, and each net's odd ones.
+USUAL = [(net, side_px, 1) for net in ("cnn", "convnet3:8", "mlp", "resnet18") for side_px in (8, 28)]
+ODD = [("cnn:8", 4, 3), ("convnet3:8", 33, 3), ("mlp:16", 5, 3), ("timm/mobilenetv3_small_050", 32, 1)]
 
 
-@pytest.mark.parametrize(("net", "side_px", "channels"), [*SMALL, ("timm/mobilenetv3_small_050", 32, 1)])
+@pytest.mark.parametrize(("net", "side_px", "channels"), [*USUAL, *ODD])
 def test_gives_logits_and_the_features_that_it_announces(net, side_px, channels):
     module = build(net, num_classes=7, channels=channels, side_px=side_px).eval()
     images = torch.rand(3, channels, side_px, side_px)
@@ -80,6 +82,11 @@ def test_timm_names_are_judged_by_timm():
 def test_an_image_too_small_for_the_pools_is_refused():
     with pytest.raises(InputError, match=r"^net 'convnet3': images of 7 px are too small for it; it takes 8 px or more$"):
         build("convnet3", num_classes=2, channels=1, side_px=7)
+
+
+def test_an_image_that_a_timm_net_cannot_take_is_refused_by_one_line():
+    with pytest.raises(InputError, match=r"^net 'timm/vgg11': images of 8 px don't pass through it; timm made it for 224 px$"):
+        feature_size("timm/vgg11", channels=3, side_px=8)
 
 
 def test_naming_nets_loads_no_torch():

@@ -146,6 +146,11 @@ def test_a_batch_larger_than_the_table_still_measures_every_epoch(tmp_path):
     assert measured == [1, 2, 3, 4, 5, 6, 7]
 
 
+def test_channels_are_one_or_three():
+    with pytest.raises(ValidationError, match="channels"):
+        DynamicsParams(channels=2)
+
+
 @pytest.mark.parametrize("epochs", [[0], [8], [2, 2], []])
 def test_epochs_outside_the_training_are_refused(epochs):
     with pytest.raises(ValidationError, match="el2n_epochs"):

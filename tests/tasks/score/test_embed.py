@@ -99,6 +99,12 @@ def test_weights_that_are_not_the_nets_are_refused(tmp_path):
         embedded(tmp_path, net=TIMM, weights=tmp_path / "net.safetensors", side_px=32, channels=1, mean=[0.4], std=[0.3])
 
 
+def test_a_size_that_the_net_cannot_take_is_refused_before_the_run():
+    asked = EmbedParams(net="timm/vgg11", weights="net.safetensors", side_px=8)
+    with pytest.raises(InputError, match="images of 8 px don't pass through it"):
+        embed.added(asked, {"samples": samples().schema})
+
+
 def test_a_model_with_other_features_than_said_is_refused(tmp_path):
     with pytest.raises(InputError, match="features: the model has 8, not 9; write features: 8"):
         embedded(tmp_path, model=ensemble(), net="model", features=9)
@@ -125,6 +131,7 @@ def test_a_broken_image_is_named_by_its_row(tmp_path):
         ({"net": "timn/x"}, "unknown net 'timn/x'"),
         ({"net": "model"}, "features: say it with net: model"),
         ({"net": TIMM, "weights": "w.safetensors", "channels": 1}, "mean and std: 1 numbers each"),
+        ({"std": [0.2, 0, 0.2]}, "std: numbers above 0 expected"),
         ({"name": "My Vectors"}, "should match pattern"),
     ],
 )

@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
+from pydantic import ValidationError
 
 from stillroom.draws import Draw
 from stillroom.errors import StageError
@@ -86,6 +87,11 @@ def test_a_member_below_the_floor_is_refused(tmp_path):
 def test_a_floor_needs_rows_to_measure_on(tmp_path):
     with pytest.raises(StageError, match=r"floor: 0.9 needs rows to measure on; give `check_on` a validation split$"):
         trained(tmp_path, {"samples": digits(0, 100)}, floor=0.9)
+
+
+def test_channels_are_one_or_three():
+    with pytest.raises(ValidationError, match="channels"):
+        TeacherParams(channels=2)
 
 
 class Folder(dict):
