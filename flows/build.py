@@ -235,7 +235,7 @@ def current_build() -> Build | None:
 
 def build_recipe(
     recipe: str | Path, store: str | Path, overrides: Sequence[str] = (), *, rows: int | None = None, until: str | None = None, workers: int | None = None,
-    listener: Listener | None = None,
+    listener: Listener | None = None, rehash: bool = False,
 ) -> BuildResult:  # fmt: skip
     """Build a recipe as one Prefect flow run, or say that everything is there.
 
@@ -247,11 +247,12 @@ def build_recipe(
         until: build only what this stage needs, publish nothing.
         workers: how many processes work; the result doesn't depend on it.
         listener: told how it goes.
+        rehash: read source files again even if they look unchanged.
 
     Raises:
         StillroomError: a fault of the recipe, a stage that failed, a gate that refused.
     """
-    made = Build(make_plan(recipe, store, overrides, rows, until), str(recipe), workers=workers, listener=listener)
+    made = Build(make_plan(recipe, store, overrides, rows, until, rehash=rehash), str(recipe), workers=workers, listener=listener)
     if not made.plan.running:
         published = Published() if until or made.plan.graph.recipe.publish is None else published_before(made.plan, made.records)
         if published is not None:

@@ -182,7 +182,7 @@ def _reason(store: Store, prints: Prints, record: Record | None, before: str | N
     old = read_record(store, before) if before else None
     if old is None:
         return "never built"
-    return "; ".join(_differences(old.parts, prints.parts)[:3]) or "its table is gone"
+    return "; ".join(list(dict.fromkeys(_differences(old.parts, prints.parts)))[:3]) or "its table is gone"
 
 
 def _differences(old: Any, new: Any, at: str = "") -> list[str]:

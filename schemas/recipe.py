@@ -60,7 +60,7 @@ class Edge(_Model):
 class Run(_Model):
     """How a stage runs: nothing that changes what it makes."""
 
-    retries: StrictInt = Field(default=2, ge=0, le=100, description="How often a lost worker or a store error is tried again.")
+    retries: StrictInt = Field(default=2, ge=0, le=100, description="How often work is tried again whose worker process was lost.")
     device: str = Field(default="auto", pattern=r"^(auto|cpu|mps|cuda(:[0-9]+)?)$", description="auto, cpu, mps, cuda or cuda:N.")
 
 

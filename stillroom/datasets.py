@@ -20,13 +20,15 @@ from stillroom.errors import InputError, StoreError
 from stillroom.images import decode_batch
 from stillroom.operators import Table
 from stillroom.soft_labels import decode
+from stillroom.tables import one_array
 from stillroom.views import VIEW_TYPE, check_contract, identity_views, label_of, replay
 
 __all__ = ["EpochOrder", "Place", "TorchSplit", "loader"]
 
 # B = samples of a batch, C H W = an image, K = classes
 
-PRELOAD = ["torch", "lance", "stillroom.datasets"]
+# Not Lance, which warns whenever a process that has loaded it forks: each worker loads it itself.
+PRELOAD = ["torch", "stillroom.datasets"]
 # The process that first read any split. Lance's threads don't survive a fork, and its locks may not.
 _read_in: int | None = None
 
@@ -101,7 +103,7 @@ class TorchSplit(Dataset[dict[str, Any]]):
         images = [decode_batch([image], channels=self.channels)[0] for image in table["image"].to_pylist()]
         soft_labels = None
         if contract:
-            images, soft_labels = self._viewed(images, _one_array(table["views"]), sample_ids, labels.numpy(), asked, contract)
+            images, soft_labels = self._viewed(images, one_array(table["views"]), sample_ids, labels.numpy(), asked, contract)
         items = []
         for at, sample_id in enumerate(sample_ids):
             item = {"image": self._tensor(images[at]), "label": labels[at], "sample_id": sample_id}
@@ -158,7 +160,7 @@ def loader(
 ) -> "DataLoader[dict[str, Any]]":
     """A DataLoader over a split; each pass over it is the next epoch, and `loader.sampler.set_epoch(e)` says which.
 
-    Workers start from a fork server that has loaded torch and Lance once, and stay. As with any start
+    Workers start from a fork server that has loaded torch once, and stay. As with any start
     method but fork, a script needs `if __name__ == "__main__":` around what it runs.
 
     Args:
@@ -211,8 +213,3 @@ def _note_read() -> None:
             "use `snapshot.loader(…)`, or DataLoader(multiprocessing_context='forkserver')",
         )
     _read_in = os.getpid()
-
-
-def _one_array(column: pa.ChunkedArray) -> Any:
-    combined = column.combine_chunks()
-    return pa.concat_arrays(combined.chunks) if isinstance(combined, pa.ChunkedArray) else combined

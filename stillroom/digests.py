@@ -12,6 +12,8 @@ import numpy as np
 import pyarrow as pa
 from blake3 import blake3
 
+from stillroom.tables import one_array
+
 __all__ = ["BLOCK_ROWS", "TableDigest", "bytes_digest", "canonical_json", "json_digest"]
 
 BLOCK_ROWS = 4096
@@ -74,16 +76,11 @@ class TableDigest:
             block = table.slice(start, min(BLOCK_ROWS, stop - start))
             for name in self.schema.names:
                 hasher = blake3()
-                for piece in _canonical(_one_array(block[name])):
+                for piece in _canonical(one_array(block[name])):
                     hasher.update(piece)
                 self.leaves[name].append(hasher.hexdigest())
         self._pending = table.slice(stop).to_batches()
         self._pending_rows = table.num_rows - stop
-
-
-def _one_array(column: pa.ChunkedArray) -> pa.Array:
-    combined = column.combine_chunks()
-    return pa.concat_arrays(combined.chunks) if isinstance(combined, pa.ChunkedArray) else combined
 
 
 def _canonical(array: pa.Array) -> Iterator[bytes]:

@@ -19,7 +19,7 @@ from stillroom.errors import InputError, StoreError
 from stillroom.fields import heavy_kind, heavy_names
 from stillroom.records import TableRef, read_record
 from stillroom.stores import Store
-from stillroom.tables import BaseTable
+from stillroom.tables import BaseTable, one_array
 
 if TYPE_CHECKING:
     import polars as pl
@@ -239,8 +239,7 @@ class StoredTable(BaseTable):
         return name if name in self.dataset.schema.names else f"{name}_at"
 
     def _resolve(self, field: pa.Field, column: pa.ChunkedArray) -> pa.Array:
-        values = column.combine_chunks()
-        values = values.chunk(0) if isinstance(values, pa.ChunkedArray) else values
+        values = one_array(column)
         if values.type != AT_TYPE or not heavy_kind(field):
             return values.cast(field.type) if values.type != field.type else values
         origins, rows = values.field(0), values.field(1)
@@ -270,8 +269,7 @@ class StoredTable(BaseTable):
                     "build the recipe again",
                 )
             self._opened[origin] = _open(self.store, record.table.name, record.table.version)
-        values = self._opened[origin].take(rows, columns=[field.name])[field.name].combine_chunks()
-        values = values.chunk(0) if isinstance(values, pa.ChunkedArray) else values
+        values = one_array(self._opened[origin].take(rows, columns=[field.name])[field.name])
         return values.cast(field.type) if values.type != field.type else values
 
 

@@ -12,7 +12,13 @@ if TYPE_CHECKING:
     import polars as pl
     import torch
 
-__all__ = ["BaseTable", "MemoryTable"]
+__all__ = ["BaseTable", "MemoryTable", "one_array"]
+
+
+def one_array(column: pa.ChunkedArray) -> pa.Array:
+    """The column as one array; Arrow raises where its text or bytes exceed 2 GiB."""
+    combined = column.combine_chunks()
+    return pa.concat_arrays(combined.chunks) if isinstance(combined, pa.ChunkedArray) else combined
 
 
 class BaseTable:
@@ -30,7 +36,8 @@ class BaseTable:
         stop = self.rows if stop is None else min(stop, self.rows)
         for first in range(start, stop, batch_size):
             rows = np.arange(first, min(first + batch_size, stop))
-            yield self.take(rows, columns).combine_chunks().to_batches(max_chunksize=None)[0]
+            taken = self.take(rows, columns)
+            yield pa.RecordBatch.from_arrays([one_array(column) for column in taken.columns], schema=taken.schema)
 
     def frame(self, columns: Sequence[str] | None = None) -> "pl.DataFrame":
         """Light columns of all rows as a Polars frame."""
@@ -44,7 +51,7 @@ class BaseTable:
         """A vector column of all rows, [N, D]."""
         field = self.schema.field(column)
         table = pa.Table.from_batches(self.scan([column], batch_size=4096), pa.schema([field]))
-        flat = table[column].combine_chunks().flatten().to_numpy(zero_copy_only=False)
+        flat = one_array(table[column]).flatten().to_numpy(zero_copy_only=False)
         return flat.reshape(self.rows, field.type.list_size)
 
     def torch(self, columns: Sequence[str]) -> "dict[str, torch.Tensor]":

@@ -20,6 +20,7 @@ from stillroom.records import TableRef
 from stillroom.snapshots import promoted
 from stillroom.stored import StoredTable, snapshot_fields
 from stillroom.stores import Store
+from stillroom.tables import one_array
 from storage.commits import commit_fragments, write_batches
 
 __all__ = ["demote", "list_manifests", "promote", "publish_manifest", "snapshot_order", "write_report", "write_snapshot"]
@@ -126,8 +127,7 @@ def _point(store: Store, name: str, reason: str, move: Callable[[list[int]], lis
 def _column(found: pa.Table, field: pa.Field) -> pa.Array:
     if field.name not in found.column_names:
         return pa.nulls(found.num_rows, field.type)
-    column = found[field.name].combine_chunks()
-    return column.chunk(0) if isinstance(column, pa.ChunkedArray) else column
+    return one_array(found[field.name])
 
 
 def _tag(store: Store, manifest: dict[str, Any]) -> None:

@@ -10,6 +10,7 @@ from stillroom.errors import StageError
 from stillroom.fields import heavy_kind, heavy_names
 from stillroom.operators import Rows
 from stillroom.stored import AT_TYPE, StoredTable, at_field, hashes, physical_schema
+from stillroom.tables import one_array
 from tasks.specs import REMOVED_SCHEMA, StageSpec
 
 __all__ = ["Removed", "check_given", "concat_references", "fit", "references", "split_rows"]
@@ -116,9 +117,4 @@ def _is_text(kind: pa.DataType) -> bool:
 
 
 def _flat(column: pa.Array | pa.ChunkedArray) -> pa.Array:
-    if not isinstance(column, pa.ChunkedArray):
-        return column
-    combined = column.combine_chunks()
-    if not isinstance(combined, pa.ChunkedArray):
-        return combined
-    return combined.chunk(0) if combined.num_chunks == 1 else pa.concat_arrays(combined.chunks) if combined.num_chunks else pa.array([], combined.type)
+    return one_array(column) if isinstance(column, pa.ChunkedArray) else column

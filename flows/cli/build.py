@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from flows.cli.shared import DEFAULT_STORE, Json, Overrides, Recipe, Store, absolute, command_line, output, print_json, print_table
+from flows.cli.shared import DEFAULT_STORE, Json, Overrides, Recipe, Rehash, Store, absolute, command_line, output, print_json, print_table
 from stillroom.errors import StageError
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ def build(
     until: Annotated[str | None, typer.Option(metavar="STAGE", help="Build only what this stage needs; publish nothing.")] = None,
     overrides: Overrides = None,
     workers: Annotated[int | None, typer.Option(min=1, help="Processes to work with; the result doesn't depend on it. Default: the cores.")] = None,
+    rehash: Rehash = False,
     store: Store = DEFAULT_STORE,
     as_json: Json = False,
 ) -> None:
@@ -37,7 +38,7 @@ def build(
     again = _command(recipe, store, overrides or [], rows=rows, until=until, workers=workers)
     try:
         with progress() as listener:
-            result = build_recipe(recipe, store, overrides or [], rows=rows, until=until, workers=workers, listener=listener)
+            result = build_recipe(recipe, store, overrides or [], rows=rows, until=until, workers=workers, rehash=rehash, listener=listener)
     except StageError as failure:
         stage, problem, hint = failure.args
         raise StageError(stage, problem, "; ".join(filter(None, [hint, f"go on with: {again}"]))) from None

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from flows.cli.shared import DEFAULT_STORE, Json, Overrides, Recipe, Store, plain, print_json, print_table, say
+from flows.cli.shared import DEFAULT_STORE, Json, Overrides, Recipe, Rehash, Store, plain, print_json, print_table, say
 
 COLUMNS = {"name": "stage", "op": "operator", "action": "", "rows": "rows", "reason": "why"}
 FIELDS = ("name", "op", "hidden", "reuse", "reason", "inputs", "rows")
@@ -16,13 +16,14 @@ def plan(
     until: Annotated[str | None, typer.Option(metavar="STAGE", help="Plan only what this stage needs.")] = None,
     overrides: Overrides = None,
     everything: Annotated[bool, typer.Option("--all", help="List the hidden stages too: control twins and the proof's students.")] = False,
+    rehash: Rehash = False,
     store: Store = DEFAULT_STORE,
     as_json: Json = False,
 ) -> None:
     """Show what a build would run, what it would reuse, and why. Runs nothing."""
     from flows.plan import make_plan
 
-    planned = make_plan(recipe, store, overrides or [], rows=rows, until=until)
+    planned = make_plan(recipe, store, overrides or [], rows=rows, until=until, rehash=rehash)
     if as_json:
         print_json([_line(stage) for stage in planned.stages])
         return

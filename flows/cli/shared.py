@@ -19,6 +19,7 @@ __all__ = [
     "Json",
     "Overrides",
     "Recipe",
+    "Rehash",
     "Store",
     "absolute",
     "cell",
@@ -40,6 +41,7 @@ Overrides = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="STAGE.PARAM=VALUE", help="Replace a value of the recipe; may be given again."),
 ]
+Rehash = Annotated[bool, typer.Option("--rehash", help="Read source files again, even those whose size, times and inode are as they were.")]
 Store = Annotated[str, typer.Option("--store", envvar="STILLROOM_STORE", metavar="STORE", help="The store: a folder, or an object store's URI.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs instead of a table for people.")]
 

@@ -127,6 +127,12 @@ def test_the_recipe_of_the_guide_resolves(tmp_path, monkeypatch, photos):
         assert resolve(tmp_path / f"{number}.yaml").stages
 
 
+def test_the_recipe_of_the_readme_resolves(tmp_path, photos):
+    (stages,) = [block for block in blocks(ROOT / "README.md", "yaml") if block.startswith("stages:")]
+    (tmp_path / "photos.yaml").write_text(f"name: photos\n{stages}", encoding="utf-8")
+    assert "proof" in resolve(tmp_path / "photos.yaml").stages
+
+
 @pytest.fixture
 def guide_operators(tmp_path, monkeypatch):
     """The operators of the guide, installed by the entry point that it shows."""

@@ -1,5 +1,6 @@
 """Plan: what is reused and why, by fingerprints that hold all that an output depends on, and nothing else."""
 
+from flows.build import build_recipe
 from flows.plan import make_plan
 
 BASE = """name: digits
@@ -67,6 +68,14 @@ def test_a_new_column_upstream_trains_nothing_again(recipe, store):
     before, after = ({stage.name: stage.prints for stage in found.stages} for found in (plain, with_column))
     assert before["scores"].scores == after["scores"].scores
     assert before["scores"].table != after["scores"].table
+
+
+def test_a_reason_is_said_once_however_many_columns_it_touches(recipe, store):
+    text = BASE + "  looks: {op: score.embed, from: split.train, side_px: 8, channels: 1}\n"
+    build_recipe(recipe(text), store, until="looks", workers=1)
+    reasons = {stage.name: stage.reason for stage in make_plan(recipe(text), store, ["split.validation=20%"]).stages}
+    assert reasons["split"] == "validation: 0.1 → 0.2"
+    assert reasons["looks"] == "input samples changed"
 
 
 def test_a_source_counts_by_its_bytes(recipe, store, tmp_path):
