@@ -11,6 +11,7 @@ from schemas.fingerprints import Prints, fingerprint
 from schemas.wording import near
 from stillroom.digests import json_digest
 from stillroom.errors import InputError
+from stillroom.format import require_format
 from stillroom.records import Record, read_record
 from stillroom.stores import Store
 from storage.runs import last_run
@@ -107,6 +108,7 @@ def make_plan(
     Raises:
         InputError, RecipeErrors: what is wrong with the recipe.
     """
+    require_format(Store(store))
     graph = resolve(recipe, overrides, rows)
     return plan_graph(graph, Store(store), until, rehash=rehash)
 

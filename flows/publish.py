@@ -9,7 +9,7 @@ from flows.manifest import stage_lines
 from flows.plan import Plan
 from flows.proof import proof_of, verdict
 from schemas.recipe import Recipe
-from stillroom.digests import canonical_json, json_digest
+from stillroom.digests import json_digest
 from stillroom.errors import GateError, InputError
 from stillroom.fields import label_names
 from stillroom.records import Record, TableRef
@@ -19,7 +19,6 @@ from stillroom.stored import StoredTable, open_table, snapshot_fields, table_byt
 from stillroom.stores import Store
 from storage import publish as storage_publish
 from tasks.environment import environment
-from tasks.jobs import digest_job
 from tasks.pool import Job, Pool
 
 __all__ = ["Published", "demote", "promote", "publish_build", "published_before"]
@@ -65,10 +64,11 @@ def publish_build(plan: Plan, records: dict[str, Record], lines: list[dict[str, 
     if failed:
         raise GateError(recipe.name, f"{len(failed)} of {len(gates)} gates failed, nothing is published: {'; '.join(_told(gate) for gate in failed[:5])}")
     fingerprint = _fingerprint(plan, records)
-    (table,) = pool.run([Job(storage_publish.write_snapshot, (plan.store, recipe.name, splits, recipe.seed, fingerprint))], stage="publish")
-    ((digest, columns, _, unique),) = pool.run([Job(digest_job, (plan.store, table))], stage="publish")
-    if not unique:
+    ((table, tally, files),) = pool.run([Job(storage_publish.write_snapshot, (plan.store, recipe.name, splits, recipe.seed, fingerprint))], stage="publish")
+    digest = tally["digest"]
+    if not tally["unique"]:
         raise GateError(recipe.name, "two published rows have the same sample id", "a sample belongs to one split only")
+    store.put_json(f"published/{fingerprint}.leaves", {"leaves": tally["leaves"]})
     proof = proof_of(plan, records)
     manifest = storage_publish.publish_manifest(
         store,
@@ -78,7 +78,8 @@ def publish_build(plan: Plan, records: dict[str, Record], lines: list[dict[str, 
             "digest": digest,
             "rows": table.rows,
             "splits": {split: _rows(store, ref) for split, ref in splits},
-            "table": {"name": table.name, "version": table.version, "fingerprint": fingerprint, "rows": table.rows, "digest": digest, "columns": columns},
+            "table": {"name": table.name, "version": table.version, "fingerprint": fingerprint, "rows": table.rows, "digest": digest, "columns": tally["columns"]},
+            "files": files,
             "recipe": {"text": recipe.text, "path": plan.graph.file, "overrides": list(recipe.overrides)},
             "seed": recipe.seed,
             "trial": plan.graph.rows is not None,
@@ -96,7 +97,7 @@ def publish_build(plan: Plan, records: dict[str, Record], lines: list[dict[str, 
     notes = _promote_if_better(store, recipe, manifest) if is_new else [f"the same rows as {recipe.name}@{manifest['number']}, which stays as it is"]
     if is_new:
         _write_report(store, manifest)
-    store.create(f"published/{fingerprint}.json", canonical_json({"name": recipe.name, "number": manifest["number"]}))
+    store.create_json(f"published/{fingerprint}.json", {"name": recipe.name, "number": manifest["number"]})
     return _published(store, manifest, same=not is_new, notes=notes)
 
 

@@ -6,7 +6,7 @@ that a difference can be placed.
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -14,7 +14,7 @@ from blake3 import blake3
 
 from stillroom.tables import one_array
 
-__all__ = ["BLOCK_ROWS", "TableDigest", "bytes_digest", "canonical_json", "json_digest"]
+__all__ = ["BLOCK_ROWS", "TableDigest", "block_digest", "bytes_digest", "canonical_json", "column_roots", "json_digest"]
 
 BLOCK_ROWS = 4096
 
@@ -32,6 +32,19 @@ def json_digest(value: object) -> str:
 def bytes_digest(value: bytes) -> bytes:
     """The 16-byte digest of a heavy value, as stored in its `…_hash` column."""
     return blake3(value).digest(length=16)
+
+
+def column_roots(leaves: Mapping[str, Sequence[str]]) -> dict[str, str]:
+    """The root of each column from its leaves."""
+    return {name: blake3("".join(of_column).encode()).hexdigest() for name, of_column in leaves.items()}
+
+
+def block_digest(values: pa.ChunkedArray) -> str:
+    """The leaf of a column's block: at most `BLOCK_ROWS` values."""
+    hasher = blake3()
+    for piece in _canonical(one_array(values)):
+        hasher.update(piece)
+    return hasher.hexdigest()
 
 
 class TableDigest:
@@ -59,7 +72,7 @@ class TableDigest:
     def columns(self) -> dict[str, str]:
         """The root of each column by name; call it once all rows are in."""
         self._flush(whole_blocks=False)
-        return {name: blake3("".join(leaves).encode()).hexdigest() for name, leaves in self.leaves.items()}
+        return column_roots(self.leaves)
 
     def hexdigest(self) -> str:
         """The table's digest, 64 hex characters; the order of columns doesn't count."""
@@ -75,10 +88,7 @@ class TableDigest:
         for start in range(0, stop, BLOCK_ROWS):
             block = table.slice(start, min(BLOCK_ROWS, stop - start))
             for name in self.schema.names:
-                hasher = blake3()
-                for piece in _canonical(one_array(block[name])):
-                    hasher.update(piece)
-                self.leaves[name].append(hasher.hexdigest())
+                self.leaves[name].append(block_digest(block[name]))
         self._pending = table.slice(stop).to_batches()
         self._pending_rows = table.num_rows - stop
 

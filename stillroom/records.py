@@ -1,14 +1,11 @@
 """Records: what says that a stage is done, and what it left."""
 
-import json
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from stillroom.stores import Store
 
 __all__ = ["Record", "TableRef", "read_record", "record_key"]
-
-FORMAT = 1
 
 
 @dataclass(frozen=True)
@@ -36,6 +33,8 @@ class Record:
         table, removed: versions of the stage's tables; `removed` is None where no row left.
         counts: planned or in, out, dropped, rejected, merged.
         columns: for each column of `table`, the digest of its values.
+        files: size and BLAKE3 of each file of the versions of `table` and `removed`, by store key.
+        origins: where the heavy values are that its rows refer to, as `<table>/<fingerprint>`.
         environment: packages and machine that made it.
         metrics: small facts of the stage for people (unmatched relabels, accuracy of a teacher …).
     """
@@ -48,18 +47,20 @@ class Record:
     removed: TableRef | None
     counts: dict[str, int]
     columns: dict[str, str]
+    files: dict[str, list[int | str]] = field(default_factory=dict)
+    origins: list[str] = field(default_factory=list)
     environment: dict[str, Any] = field(default_factory=dict)
     metrics: dict[str, Any] = field(default_factory=dict)
     seconds: float = 0.0
 
-    def to_json(self) -> bytes:
+    def as_json(self) -> dict[str, Any]:
         """The record as it is stored."""
-        return json.dumps({"format": FORMAT, **asdict(self)}, indent=1, ensure_ascii=False).encode()
+        return asdict(self)
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> "Record":
         """The record of stored JSON."""
-        known = {key: item for key, item in value.items() if key != "format"}
+        known = dict(value)
         known["table"] = TableRef(**known["table"])
         known["removed"] = TableRef(**known["removed"]) if known["removed"] else None
         return cls(**known)

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from stillroom.errors import InputError
+from stillroom.format import require_format
+from stillroom.integrity import require_sizes
 from stillroom.records import TableRef
 from stillroom.stored import StoredTable
 from stillroom.stores import Store
@@ -16,7 +18,7 @@ if TYPE_CHECKING:
 
     from stillroom.datasets import TorchSplit
 
-__all__ = ["Snapshot", "default_store", "list_snapshots", "open", "promoted"]
+__all__ = ["Snapshot", "default_store", "list_snapshots", "manifest_of", "open", "promoted"]
 
 
 def default_store() -> str:
@@ -24,13 +26,32 @@ def default_store() -> str:
     return os.environ.get("STILLROOM_STORE", "./.stillroom/store")
 
 
-def open(name: str, store: str | Store | None = None) -> "Snapshot":
+def open(name: str, store: str | Store | None = None, *, verify: bool = False) -> "Snapshot":
     """Open a snapshot: `digits@3`, or `digits` for the promoted one.
+
+    The manifest's checksum and the sizes of its files are checked, which takes milliseconds.
+
+    Args:
+        verify: read every byte of the files as well.
 
     Raises:
         InputError: there is no such snapshot, or none of that name is promoted.
+        StoreError: its manifest or a file is damaged, or the store has another format.
     """
     found = Store(store if store is not None else default_store())
+    manifest = manifest_of(name, found)
+    require_sizes(found, manifest["files"], f"{manifest['name']}@{manifest['number']}", all_bytes=verify)
+    return Snapshot(found, manifest)
+
+
+def manifest_of(name: str, store: str | Store) -> dict[str, Any]:
+    """The manifest of a snapshot, whatever became of its table; `name` as in `open`.
+
+    Raises:
+        InputError, StoreError: as `open`.
+    """
+    found = Store(store)
+    require_format(found)
     plain, _, number = name.partition("@")
     numbers = _numbers(found, plain)
     if not numbers:
@@ -47,7 +68,8 @@ def open(name: str, store: str | Store | None = None) -> "Snapshot":
                 name, "no snapshot of that name is promoted", f"open '{plain}@{numbers[-1]}', or run `stillroom promote {plain}@{numbers[-1]} --reason …`"
             )
         chosen = pointer["number"]
-    return Snapshot(found, found.read_json(f"snapshots/{plain}/{chosen}.json"))
+    manifest: dict[str, Any] = found.read_json(f"snapshots/{plain}/{chosen}.json")
+    return manifest
 
 
 def list_snapshots(store: str | Store) -> list[dict[str, Any]]:

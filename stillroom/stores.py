@@ -3,10 +3,12 @@
 Nothing in a store is an absolute path, so a copied store works.
 """
 
-import json
 import os
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
+
+from stillroom.sealed import seal, unseal
 
 __all__ = ["Store"]
 
@@ -63,15 +65,38 @@ class Store:
             return None
 
     def read_json(self, key: str) -> Any:
-        """The object parsed as JSON, or None where there is none."""
+        """The value of a sealed object, or None where there is none.
+
+        Raises:
+            StoreError: it is damaged.
+        """
         raw = self.read(key)
-        return None if raw is None else json.loads(raw)
+        return None if raw is None else unseal(raw, key)
 
     def list(self, prefix: str) -> list[str]:
         """Keys of all objects under a prefix that ends with a slash (or everything for ""), sorted."""
         if self.local and not self.local.is_dir():
             return []
-        return sorted(entry["path"] for chunk in self.objects.list(prefix.rstrip("/") or None) for entry in chunk)
+        return sorted(self.sizes(prefix))
+
+    def sizes(self, prefix: str) -> dict[str, int]:
+        """Size in bytes of all objects under a prefix that ends with a slash (or everything for ""), by key."""
+        if self.local and not self.local.is_dir():
+            return {}
+        return {entry["path"]: int(entry["size"]) for chunk in self.objects.list(prefix.rstrip("/") or None) for entry in chunk}
+
+    def stream(self, key: str, chunk_bytes: int) -> Iterator[bytes]:
+        """The object's bytes, about so many at a time."""
+        for chunk in self.objects.get(key).stream(chunk_bytes):
+            yield bytes(chunk)
+
+    def put_json(self, key: str, value: Mapping[str, Any]) -> None:
+        """Write a sealed object, over an earlier one if there is one."""
+        self.put(key, seal(value))
+
+    def create_json(self, key: str, value: Mapping[str, Any]) -> bool:
+        """Write a sealed object if there is none of that key; as `create`."""
+        return self.create(key, seal(value))
 
     def put(self, key: str, value: bytes) -> None:
         """Write an object, over an earlier one if there is one."""

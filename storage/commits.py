@@ -1,7 +1,7 @@
 """Commits: fragments that anyone wrote become one version of a table, pinned by a tag."""
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import lance
@@ -10,12 +10,15 @@ from lance.commit import CommitConflictError
 from lance.fragment import write_fragments
 
 from stillroom.errors import StoreError
+from stillroom.integrity import changed_sizes, file_facts
 from stillroom.records import TableRef
 from stillroom.stores import Store
 
-__all__ = ["commit_fragments", "fragments_exist", "write_batches"]
+__all__ = ["OURS", "commit_fragments", "data_files", "fragments_exist", "version_facts", "version_files", "write_batches"]
 
 MAX_ROWS_PER_FILE = 1 << 20
+# The property by which our versions are told from those that somebody else made.
+OURS = "stillroom.fingerprint"
 
 
 def write_batches(store: Store, name: str, batches: Iterable[pa.RecordBatch], schema: pa.Schema) -> list[str]:
@@ -43,12 +46,26 @@ def write_batches(store: Store, name: str, batches: Iterable[pa.RecordBatch], sc
     return [json.dumps(fragment.to_json()) for fragment in fragments]
 
 
+def data_files(name: str, fragments: Sequence[str]) -> list[str]:
+    """Store keys of the data files of fragments."""
+    return list(_sizes(name, fragments))
+
+
 def fragments_exist(store: Store, name: str, fragments: Sequence[str]) -> bool:
-    """Whether every data file of these fragments is there; Lance itself would commit missing ones."""
-    if not store.local:
-        listed = {key.rsplit("/", 1)[-1] for key in store.list(f"{name}.lance/data/")}
-        return all(path in listed for path in _data_files(fragments))
-    return all((store.local / f"{name}.lance" / "data" / path).is_file() for path in _data_files(fragments))
+    """Whether every data file of these fragments is there, with its size; Lance itself would commit missing ones."""
+    return not changed_sizes(store, {key: [size, ""] for key, size in _sizes(name, fragments).items()})
+
+
+def version_facts(store: Store, refs: Sequence[TableRef], known: Mapping[str, list[int | str]]) -> dict[str, list[int | str]]:
+    """Size and BLAKE3 of every file of these versions; those of data files are known from when each was written."""
+    keys = [key for ref in refs for key in version_files(store, ref)]
+    return {key: known[key] for key in keys if key in known} | file_facts(store, [key for key in keys if key not in known])
+
+
+def version_files(store: Store, ref: TableRef) -> list[str]:
+    """Store keys of all files that one version of a table consists of: its manifest, transaction, data and deletion files."""
+    tracked = lance.dataset(store.table_uri(ref.name), version=ref.version).tracked_files(min_version=ref.version)
+    return sorted(f"{ref.name}.lance/{file['path']}" for batch in tracked for file in batch.to_pylist() if file["version"] == ref.version)
 
 
 def commit_fragments(store: Store, name: str, schema: pa.Schema, fragments: Sequence[str], *, fingerprint: str, digest: str = "") -> TableRef:
@@ -68,7 +85,7 @@ def commit_fragments(store: Store, name: str, schema: pa.Schema, fragments: Sequ
     while True:
         newest = lance.dataset(uri).version
         operation = lance.LanceOperation.Overwrite(schema, metadata)
-        transaction = lance.Transaction(read_version=newest, operation=operation, transaction_properties={"stillroom.fingerprint": fingerprint})
+        transaction = lance.Transaction(read_version=newest, operation=operation, transaction_properties={OURS: fingerprint})
         try:
             dataset = lance.LanceDataset.commit(uri, transaction, enable_stable_row_ids=True)
         except CommitConflictError:
@@ -92,10 +109,11 @@ def _ensure_table(uri: str, schema: pa.Schema) -> None:
         lance.dataset(uri)
     except ValueError:
         try:
-            lance.write_dataset(schema.empty_table(), uri, mode="create", enable_stable_row_ids=True)
+            lance.write_dataset(schema.empty_table(), uri, mode="create", enable_stable_row_ids=True, transaction_properties={OURS: ""})
         except OSError:
             lance.dataset(uri)  # somebody else made it meanwhile
 
 
-def _data_files(fragments: Sequence[str]) -> list[str]:
-    return [file["path"] for text in fragments for file in json.loads(text)["files"]]
+def _sizes(name: str, fragments: Sequence[str]) -> dict[str, int]:
+    files = [file for text in fragments for file in json.loads(text)["files"]]
+    return {f"{name}.lance/data/{file['path']}": int(file["file_size_bytes"]) for file in files}

@@ -4,11 +4,10 @@ The manifest publishes: before it a reader sees nothing new, after it the snapsh
 `vN` that a crash left out is set by the next publish.
 """
 
-import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 import lance
 import numpy as np
@@ -16,14 +15,18 @@ import pyarrow as pa
 
 from stillroom.draws import Draw
 from stillroom.errors import InputError
+from stillroom.format import prepare
+from stillroom.integrity import file_facts
 from stillroom.records import TableRef
+from stillroom.sealed import seal_text
 from stillroom.snapshots import promoted
 from stillroom.stored import StoredTable, snapshot_fields
 from stillroom.stores import Store
 from stillroom.tables import one_array
-from storage.commits import commit_fragments, write_batches
+from storage.commits import commit_fragments, data_files, version_facts, write_batches
+from storage.tally import Tally, checked_tally
 
-__all__ = ["demote", "list_manifests", "promote", "publish_manifest", "snapshot_order", "write_report", "write_snapshot"]
+__all__ = ["WrittenSnapshot", "demote", "list_manifests", "promote", "publish_manifest", "snapshot_order", "write_report", "write_snapshot"]
 
 
 def snapshot_order(table: StoredTable, seed: int, split: str) -> np.ndarray:
@@ -32,7 +35,7 @@ def snapshot_order(table: StoredTable, seed: int, split: str) -> np.ndarray:
     return Draw(seed, f"snapshot/{split}").order(ids)
 
 
-def write_snapshot(store_uri: str, name: str, splits: Sequence[tuple[str, TableRef]], seed: int, fingerprint: str) -> TableRef:
+def write_snapshot(store_uri: str, name: str, splits: Sequence[tuple[str, TableRef]], seed: int, fingerprint: str) -> "WrittenSnapshot":
     """Write all splits, one after another, as a new version of the published table; visible to nobody by name yet.
 
     Each split's rows are in the order of hash(seed, id). A split that lacks a column has null there.
@@ -50,7 +53,19 @@ def write_snapshot(store_uri: str, name: str, splits: Sequence[tuple[str, TableR
                 arrays = [pa.array([split] * found.num_rows) if field.name == "split" else _column(found, field) for field in schema]
                 yield pa.record_batch(arrays, schema=schema)
 
-    return commit_fragments(store, name, schema, write_batches(store, name, batches(), schema), fingerprint=fingerprint)
+    tally = Tally(schema)
+    fragments = write_batches(store, name, tally.watch(batches()), schema)
+    known = file_facts(store, data_files(name, fragments))
+    table = commit_fragments(store, name, schema, fragments, fingerprint=fingerprint)
+    return WrittenSnapshot(table, checked_tally(StoredTable(store, table), [tally.as_json()]), version_facts(store, [table], known))
+
+
+class WrittenSnapshot(NamedTuple):
+    """A published table's new version, the tally of its rows, and size and BLAKE3 of its files by store key."""
+
+    table: TableRef
+    tally: dict[str, Any]
+    files: dict[str, list[int | str]]
 
 
 def publish_manifest(store: Store, manifest: dict[str, Any]) -> dict[str, Any]:
@@ -58,6 +73,7 @@ def publish_manifest(store: Store, manifest: dict[str, Any]) -> dict[str, Any]:
 
     A snapshot of the same content as an earlier one gets no new number: the earlier manifest comes back.
     """
+    prepare(store)
     name = manifest["name"]
     while True:
         manifests = list_manifests(store, name)
@@ -66,7 +82,7 @@ def publish_manifest(store: Store, manifest: dict[str, Any]) -> dict[str, Any]:
                 return earlier
         number = max((earlier["number"] for earlier in manifests), default=0) + 1
         numbered = manifest | {"number": number, "created": datetime.now(UTC).isoformat(timespec="seconds")}
-        if store.create(f"snapshots/{name}/{number}.json", json.dumps(numbered, indent=1, ensure_ascii=False).encode()):
+        if store.create_json(f"snapshots/{name}/{number}.json", numbered):
             break
         # Somebody else took the number, perhaps for the same content: look again.
     for found in [*manifests, numbered]:
@@ -83,7 +99,7 @@ def list_manifests(store: Store, name: str) -> list[dict[str, Any]]:
 def write_report(store: Store, name: str, number: int, html: str) -> str:
     """Put a snapshot's report beside its manifest; returns its path or key."""
     key = f"snapshots/{name}/{number}.html"
-    store.put(key, html.encode())
+    store.put(key, seal_text(html))
     return str(store.local / key) if store.local else f"{store.uri}/{key}"
 
 
@@ -120,7 +136,7 @@ def _point(store: Store, name: str, reason: str, move: Callable[[list[int]], lis
         k, standing = before["k"] + 1, move(before["standing"])
         number = standing[-1] if standing else None
         pointer = {"k": k, "name": name, "number": number, "standing": standing, "reason": reason, "at": datetime.now(UTC).isoformat(timespec="seconds")}
-        if store.create(f"promoted/{name}/{k}.json", json.dumps(pointer, indent=1, ensure_ascii=False).encode()):
+        if store.create_json(f"promoted/{name}/{k}.json", pointer):
             return pointer
 
 

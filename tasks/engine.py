@@ -4,54 +4,95 @@ Finished partitions and units wait as small objects under `work/<fingerprint>/`,
 that was stopped takes them over. The record is the commit: until it is there, nobody sees a row.
 """
 
-import json
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 
 from stillroom import registry
 from stillroom.errors import StageError
 from stillroom.fields import heavy_names
+from stillroom.integrity import changed_sizes
 from stillroom.operators import Operator, Unit
-from stillroom.records import Record, read_record
+from stillroom.records import Record, read_record, record_key
 from stillroom.stored import StoredTable, physical_schema, with_hashes
 from stillroom.stores import Store
-from storage.commits import commit_fragments, fragments_exist
+from storage.commits import commit_fragments, version_facts
+from storage.leases import Waiting, lease
 from storage.records import put_record
 from tasks import jobs
 from tasks.environment import environment
 from tasks.pool import Job, Pool
 from tasks.specs import REMOVED_SCHEMA, Part, StageSpec
 
-__all__ = ["partitions", "run_stage"]
+__all__ = ["Made", "partitions", "run_stage"]
 
 MIN_PARTITION, MAX_PARTITION, PARTITIONS = 256, 4096, 8
 _locks: dict[tuple[str, str], threading.Lock] = {}
 _locks_lock = threading.Lock()
 
 
-def run_stage(spec: StageSpec, pool: Pool) -> Record:
-    """Run a stage unless its record is there, and return the record.
+class Made(NamedTuple):
+    """A stage's record, and whether this build made it."""
+
+    record: Record
+    here: bool
+
+
+def run_stage(spec: StageSpec, pool: Pool, waiting: Waiting = lambda holder: None) -> Made:
+    """Run a stage unless its record is there, or another build makes it meanwhile.
+
+    Args:
+        spec: the stage.
+        pool: does the work.
+        waiting: told once which other build is waited for.
+
+    Returns:
+        The record, and whether it was made here.
 
     Raises:
         StageError: what the operator or the data did wrong, in one line.
     """
     store = Store(spec.store)
     try:
-        with _alone(spec.store, spec.fingerprint):
-            return read_record(store, spec.fingerprint) or _run(spec, pool, store)
+        return _once(spec, spec.fingerprint, pool, waiting, lambda: _run(spec, pool, store, waiting))
     except StageError as error:
         if error.args[0] != spec.operator:
             raise
         raise StageError(spec.stage, *error.args[1:]) from None  # an operator doesn't know what its stage is called
 
 
-def _run(spec: StageSpec, pool: Pool, store: Store) -> Record:
+def _once(spec: StageSpec, fingerprint: str, pool: Pool, waiting: Waiting, make: Callable[[], Record]) -> Made:
+    """The record of a fingerprint: of all threads and builds that need it, one makes it while the others wait.
+
+    A build that was taken for dead and goes on may work beside its heir. The first record counts, and
+    who is first clears `work/` away: the other may miss its files there, and then finds the record.
+    """
+    store = Store(spec.store)
+
+    def done() -> bool:
+        return store.read(record_key(fingerprint)) is not None
+
+    with _alone(spec.store, fingerprint):
+        if found := read_record(store, fingerprint):
+            return Made(found, False)
+        with lease(store, fingerprint, f"stage {spec.stage}", done=done, waiting=waiting, halted=lambda: pool.stopped):
+            if found := read_record(store, fingerprint):
+                return Made(found, False)
+            try:
+                return Made(make(), True)
+            except Exception:
+                if (found := read_record(store, fingerprint)) is None:
+                    raise
+                store.delete(f"work/{fingerprint}/")
+                return Made(found, False)
+
+
+def _run(spec: StageSpec, pool: Pool, store: Store, waiting: Waiting) -> Record:
     started = time.perf_counter()
     operator = registry.load(spec.operator)
     if operator.shape == "row":
@@ -61,7 +102,7 @@ def _run(spec: StageSpec, pool: Pool, store: Store) -> Record:
     elif operator.shape == "source":
         parts = _run_source(spec, pool, store)
     elif operator.shape == "score":
-        parts = _run_score(spec, operator, pool, store)
+        parts = _run_score(spec, operator, pool, store, waiting)
     else:
         parts = _run_units(spec, pool, store)
     return _record(spec, _made_here(operator, spec), parts, pool, store, started)
@@ -107,17 +148,18 @@ def _run_units(spec: StageSpec, pool: Pool, store: Store) -> list[Part]:
     return [replace(gathered, metrics=_merged_metrics([*finished, gathered]))]
 
 
-def _run_score(spec: StageSpec, operator: Operator, pool: Pool, store: Store) -> list[Part]:
+def _run_score(spec: StageSpec, operator: Operator, pool: Pool, store: Store, waiting: Waiting) -> list[Part]:
     """A score's columns have a record of their own, which a new column upstream leaves valid."""
-    with _alone(spec.store, spec.scores_fingerprint):
-        scores = read_record(store, spec.scores_fingerprint)
-        if scores is None:
-            started = time.perf_counter()
-            parts = _run_units(spec, pool, store)
-            names = [field for field in spec.schema if field.name in _added(operator, spec)]
-            logical = with_hashes(pa.schema([pa.field("sample_id", pa.string()), *names]))
-            own = replace(spec, fingerprint=spec.scores_fingerprint, parts=spec.scores_parts, table=f"{spec.table}.scores", schema=logical)
-            scores = _record(own, heavy_names(logical), parts, pool, store, started)
+
+    def make() -> Record:
+        started = time.perf_counter()
+        parts = _run_units(spec, pool, store)
+        names = [field for field in spec.schema if field.name in _added(operator, spec)]
+        logical = with_hashes(pa.schema([pa.field("sample_id", pa.string()), *names]))
+        own = replace(spec, fingerprint=spec.scores_fingerprint, parts=spec.scores_parts, table=f"{spec.table}.scores", schema=logical)
+        return _record(own, heavy_names(logical), parts, pool, store, started)
+
+    scores = _once(spec, spec.scores_fingerprint, pool, waiting, make).record
     (joined,) = pool.run([Job(jobs.join_job, (spec, scores.table))], stage=spec.stage)
     return [replace(joined, metrics=scores.metrics)]
 
@@ -136,7 +178,7 @@ def _resumable(spec: StageSpec, todo: Sequence[tuple[str, Job]], pool: Pool, sto
     missing = [(name, job) for name, job in todo if name not in parts]
 
     def keep(index: int, part: Part) -> None:
-        store.put(f"{spec.work}/{missing[index][0]}.json", json.dumps(asdict(part)).encode())
+        store.put_json(f"{spec.work}/{missing[index][0]}.json", asdict(part))
 
     results = pool.run([job for _, job in missing], stage=spec.stage, retries=spec.retries, on_result=keep)
     parts |= {name: part for (name, _), part in zip(missing, results, strict=True)}
@@ -148,8 +190,7 @@ def _finished(spec: StageSpec, name: str, store: Store) -> Part | None:
     if value is None:
         return None
     part = Part(**value)
-    whole = fragments_exist(store, spec.table, part.fragments) and fragments_exist(store, spec.removed, part.removed)
-    return part if whole else None
+    return None if changed_sizes(store, part.files) else part
 
 
 def _record(spec: StageSpec, made_here: Sequence[str], parts: Sequence[Part], pool: Pool, store: Store, started: float) -> Record:
@@ -158,14 +199,17 @@ def _record(spec: StageSpec, made_here: Sequence[str], parts: Sequence[Part], po
     table = commit_fragments(store, spec.table, schema, [text for part in parts for text in part.fragments], fingerprint=spec.fingerprint)
     gone = [text for part in parts for text in part.removed]
     removed = commit_fragments(store, spec.removed, REMOVED_SCHEMA, gone, fingerprint=spec.fingerprint) if gone else None
-    ((digest, columns, leaves, unique),) = pool.run([Job(jobs.digest_job, (spec.store, table))], stage=spec.stage)
-    if not unique:
+    (tally,) = pool.run([Job(jobs.tally_job, (spec.store, table, [part.tally for part in parts]))], stage=spec.stage)
+    if not tally["unique"]:
         raise StageError(spec.stage, "two rows have the same sample id", "a filter.exact_duplicates before, or table.mix, which drops the second")
+    known = {key: facts for part in parts for key, facts in part.files.items()}
+    files = version_facts(store, [table, removed] if removed else [table], known)
     record = Record(
-        fingerprint=spec.fingerprint, stage=spec.stage, operator=spec.operator, parts=spec.parts, table=replace(table, digest=digest), removed=removed,
-        counts=counts, columns=columns, environment=environment(), metrics=_merged_metrics(parts), seconds=round(time.perf_counter() - started, 3),
+        fingerprint=spec.fingerprint, stage=spec.stage, operator=spec.operator, parts=spec.parts, table=replace(table, digest=tally["digest"]), removed=removed,
+        counts=counts, columns=tally["columns"], files=files, origins=tally["origins"], environment=environment(), metrics=_merged_metrics(parts),
+        seconds=round(time.perf_counter() - started, 3),
     )  # fmt: skip
-    record = put_record(store, record, leaves)
+    record = put_record(store, record, tally["leaves"])
     store.delete(f"work/{spec.fingerprint}/")
     return record
 

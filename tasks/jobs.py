@@ -2,29 +2,30 @@
 
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from stillroom import registry
-from stillroom.digests import TableDigest
 from stillroom.draws import Draw
 from stillroom.errors import StageError
-from stillroom.fields import heavy_names, light_names
+from stillroom.fields import heavy_names
+from stillroom.integrity import file_facts
 from stillroom.operators import Operator, Params, Rows, Unit, Work, call
 from stillroom.records import TableRef
 from stillroom.stored import StoredTable, physical_schema, with_hashes
 from stillroom.stores import Store
-from storage.commits import write_batches
+from storage.commits import data_files, write_batches
+from storage.tally import Tally, checked_tally
 from tasks.pool import report_progress
 from tasks.rows import Removed, check_given, concat_references, fit, references, split_rows
 from tasks.specs import REMOVED_SCHEMA, Part, StageSpec
 
-__all__ = ["digest_job", "duplicates_job", "join_job", "list_units_job", "row_job", "rows_job", "select_job", "source_job", "unit_job"]
+__all__ = ["duplicates_job", "join_job", "list_units_job", "row_job", "rows_job", "select_job", "source_job", "tally_job", "unit_job"]
 
 WINDOW_ROWS = 1024
 _states: dict[str, Any] = {}
@@ -68,8 +69,8 @@ def row_job(spec: StageSpec, start: int, stop: int) -> Part:
             yield fit(spec.stage, columns, schema, len(kept))
             report_progress(spec.fingerprint, f"{start}", begin + len(positions) - start, stop - start)
 
-    fragments = write_batches(run.store, spec.table, batches(), schema)
-    return run.part(fragments, removed, {"in": stop - start, "out": kept_rows})
+    written = run.write(spec.table, batches(), schema)
+    return run.part(written, removed, {"in": stop - start, "out": kept_rows})
 
 
 def select_job(spec: StageSpec) -> Part:
@@ -114,8 +115,8 @@ def select_job(spec: StageSpec) -> Part:
             columns = {name: carried[name] for name in carried.column_names} | {name: window[name].to_arrow() for name in run.added}
             yield fit(spec.stage, columns, schema, window.height)
 
-    fragments = write_batches(run.store, spec.table, batches(), schema)
-    return run.part(fragments, removed, {"in": lines.height, "out": kept.height})
+    written = run.write(spec.table, batches(), schema)
+    return run.part(written, removed, {"in": lines.height, "out": kept.height})
 
 
 def list_units_job(spec: StageSpec) -> list[Unit]:
@@ -155,11 +156,11 @@ def source_job(spec: StageSpec, unit: Unit, excluded: dict[int, tuple[str, str]]
             idents.append(_idents(batch))
             yield fit(spec.stage, {name: batch[name] for name in batch.schema.names}, schema, batch.num_rows)
 
-    fragments = write_batches(run.store, spec.table, batches(), schema)
+    written = run.write(spec.table, batches(), schema)
     if not excluded:
         # All ids, duplicates too: a build that is stopped after this has to find them again.
-        run.store.put(f"{spec.work}/{unit.name}.arrow", _ipc(idents, IDENT_SCHEMA))
-    return run.part(fragments, removed, counts)
+        written = written._replace(files=written.files | run.keep(unit.name, idents, IDENT_SCHEMA))
+    return run.part(written, removed, counts)
 
 
 def duplicates_job(spec: StageSpec, units: list[str]) -> dict[str, dict[int, tuple[str, str]]]:
@@ -196,10 +197,9 @@ def unit_job(spec: StageSpec, unit: Unit) -> Part:
     run = _Run(spec)
     started = time.perf_counter()
     batches = [given for given in run.unit(unit)]
-    run.store.put(f"{spec.work}/{unit.name}.arrow", _ipc(batches, batches[0].schema if batches else pa.schema([])))
-    return Part(
-        counts={"out": sum(batch.num_rows for batch in batches)}, metrics={**run.metrics, f"seconds.{unit.name}": round(time.perf_counter() - started, 2)}
-    )
+    files = run.keep(unit.name, batches, batches[0].schema if batches else pa.schema([]))
+    seconds = {f"seconds.{unit.name}": round(time.perf_counter() - started, 2)}
+    return Part(files=files, counts={"out": sum(batch.num_rows for batch in batches)}, metrics={**run.metrics, **seconds})
 
 
 def rows_job(spec: StageSpec, units: list[str]) -> Part:
@@ -219,7 +219,7 @@ def rows_job(spec: StageSpec, units: list[str]) -> Part:
     schema = physical_schema(logical, heavy_names(logical))
     batch = fit(spec.stage, {name: table[name] for name in table.column_names}, schema, table.num_rows)
     name = f"{spec.table}.scores" if run.operator.shape == "score" else spec.table
-    return run.part(write_batches(run.store, name, [batch], schema), Removed(), {"out": table.num_rows})
+    return run.part(run.write(name, [batch], schema), Removed(), {"out": table.num_rows})
 
 
 def join_job(spec: StageSpec, scores: TableRef) -> Part:
@@ -245,23 +245,12 @@ def join_job(spec: StageSpec, scores: TableRef) -> Part:
             merged = {name: carried[name] for name in carried.column_names} | {name: scored[name] for name in scored.column_names if name != "sample_id"}
             yield fit(spec.stage, merged, schema, len(positions))
 
-    return run.part(write_batches(run.store, spec.table, batches(), schema), Removed(), {"in": rows, "out": rows})
+    return run.part(run.write(spec.table, batches(), schema), Removed(), {"in": rows, "out": rows})
 
 
-def digest_job(store: str, ref: TableRef) -> tuple[str, dict[str, str], dict[str, list[str]], bool]:
-    """The digest of a committed table: of the table, of each column, the leaves, and whether sample ids are unique.
-
-    A heavy value counts by its hash, and its place not at all: moving it changes no digest.
-    """
-    table = StoredTable(Store(store), ref)
-    counted = pa.schema([field for field in table.schema if field.name in light_names(table.schema)])
-    digest = TableDigest(counted)
-    seen: set[str] | None = set() if "sample_id" in counted.names else None
-    for batch in table.scan(counted.names, batch_size=8192):
-        digest.update(batch)
-        if seen is not None:
-            seen.update(batch["sample_id"].to_pylist())
-    return digest.hexdigest(), digest.columns(), digest.leaves, seen is None or len(seen) == digest.rows
+def tally_job(store: str, ref: TableRef, parts: list[dict[str, Any]]) -> dict[str, Any]:
+    """The tally of a committed table from those of its parts; as `storage.tally.checked_tally`."""
+    return checked_tally(StoredTable(Store(store), ref), parts)
 
 
 IDENT_SCHEMA = pa.schema([("sample_id", pa.string()), ("label", pa.string()), ("source", pa.string()), ("split", pa.string())])
@@ -304,10 +293,31 @@ class _Run:
             work.report = lambda done, total: report_progress(self.spec.fingerprint, unit.name, done, total)
             yield from call(self.operator.fn, offer)
 
-    def part(self, fragments: list[str], removed: Removed, counts: dict[str, int]) -> Part:
+    def write(self, name: str, batches: Iterable[pa.RecordBatch], schema: pa.Schema) -> "_Written":
+        """Write rows as fragments that nobody sees yet, counted as they go by."""
+        tally = Tally(schema)
+        fragments = write_batches(self.store, name, tally.watch(batches), schema)
+        return _Written(fragments, file_facts(self.store, data_files(name, fragments)), tally.as_json())
+
+    def keep(self, name: str, batches: list[pa.RecordBatch], schema: pa.Schema) -> dict[str, list[int | str]]:
+        """Let rows wait in the stage's work; the facts of their file."""
+        key = f"{self.spec.work}/{name}.arrow"
+        self.store.put(key, _ipc(batches, schema))
+        return file_facts(self.store, [key])
+
+    def part(self, written: "_Written", removed: Removed, counts: dict[str, int]) -> Part:
         """What this job left, its removed rows written."""
         gone = write_batches(self.store, self.spec.removed, removed.batches, REMOVED_SCHEMA) if removed.batches else []
-        return Part(fragments, gone, counts | removed.counts, self.metrics)
+        files = written.files | file_facts(self.store, data_files(self.spec.removed, gone))
+        return Part(written.fragments, gone, files, written.tally, counts | removed.counts, self.metrics)
+
+
+class _Written(NamedTuple):
+    """Fragments, the facts of their files by key, and the tally of their rows."""
+
+    fragments: list[str]
+    files: dict[str, list[int | str]]
+    tally: dict[str, Any]
 
 
 class _Checkpoints:

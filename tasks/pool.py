@@ -7,7 +7,7 @@ import pickle
 import signal
 import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import BrokenExecutor, Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, suppress
 from multiprocessing.connection import wait
@@ -15,9 +15,20 @@ from typing import Any, NamedTuple
 
 from stillroom.errors import StageError
 
-__all__ = ["Job", "Pool", "report_progress"]
+__all__ = ["WORKER_ENVIRONMENT", "Job", "Pool", "Progress", "portable", "report_progress", "report_to"]
 
 PRELOAD = ["torch", "lance", "polars"]
+# One thread a process, and no module of ours from the working directory.
+WORKER_ENVIRONMENT = {
+    "PYTHONSAFEPATH": "1",
+    "OMP_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+    "LANCE_LOG": "error",
+    "HF_HUB_OFFLINE": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "PYTHONWARNINGS": "ignore:lance is not fork-safe",
+}
+Progress = Callable[[str, str, float, float], None]
 _progress: Any = None
 
 
@@ -34,15 +45,22 @@ class Pool:
 
     Lance isn't fork-safe and spawned workers import torch for seconds each; the fork server has
     neither fault. A worker that dies is replaced and its job retried; a worker ends when its parent does.
+    Elsewhere than on this machine, `_open`, `_result` and `close` are what differs: `tasks.ray_pool`.
 
     Args:
         workers: how many cores jobs may take at once, and how many processes there are at most.
         on_progress: called as (key, unit, done, total) with what workers report.
     """
 
-    def __init__(self, workers: int, on_progress: Callable[[str, str, float, float], None] | None = None) -> None:
+    _if_lost = "is there enough memory? try `--workers 1`"
+
+    def __init__(self, workers: int, on_progress: Progress | None = None) -> None:
         self.workers = max(1, workers)
         self._free, self._changed = self.workers, threading.Condition()
+        self._open(on_progress)
+
+    def _open(self, on_progress: Progress | None) -> None:
+        """Start the workers, and what hands their progress on."""
         self._context = multiprocessing.get_context("forkserver")
         self._context.set_forkserver_preload(PRELOAD)
         with _worker_environment():
@@ -99,23 +117,28 @@ class Pool:
     ) -> None:
         try:
             for attempt in range(retries + 1):
-                executor = self._executor
                 try:
-                    future: Future[Any] = executor.submit(_portable, job.fn, *job.args)
-                    results[index] = future.result()
+                    results[index] = self._result(job)
                     break
-                except BrokenProcessPool:
-                    self._replace(executor)
+                except BrokenExecutor:
                     if attempt == retries:
-                        raise StageError(
-                            stage, f"a worker process died {retries + 1} times over the same work", "is there enough memory? try `--workers 1`"
-                        ) from None
+                        raise StageError(stage, f"a worker process died {retries + 1} times over the same work", self._if_lost) from None
             if on_result:
                 on_result(index, results[index])
         except BaseException as error:  # handed to the caller's thread
             failures.append(error)
         finally:
             self._release(cost)
+
+    def _result(self, job: Job) -> Any:
+        """Have a worker do a job; BrokenExecutor if it was lost over it."""
+        executor = self._executor
+        try:
+            future: Future[Any] = executor.submit(_portable, job.fn, *job.args)
+            return future.result()
+        except BrokenProcessPool:
+            self._replace(executor)
+            raise
 
     def _acquire(self, cost: int) -> None:
         with self._changed:
@@ -135,7 +158,7 @@ class Pool:
             if self._executor is broken:
                 self._executor = self._start()
 
-    def _listen(self, on_progress: Callable[[str, str, float, float], None] | None) -> None:
+    def _listen(self, on_progress: Progress | None) -> None:
         while (message := self._messages.recv()) is not None:
             # Progress is a courtesy. If this thread ended, the pipe would fill and every worker wait.
             with suppress(Exception):
@@ -149,6 +172,17 @@ def report_progress(key: str, unit: str, done: float, total: float) -> None:
         _progress.send((key, unit, done, total))
 
 
+def report_to(channel: Any) -> None:
+    """In a worker: where `report_progress` sends its messages from now on."""
+    global _progress
+    _progress = channel
+
+
+def portable(error: BaseException) -> Exception:
+    """The error, or a RuntimeError with its text if a parent couldn't take it in."""
+    return error if isinstance(error, Exception) and _travels(error) else RuntimeError(f"{type(error).__name__}: {error}")
+
+
 def _portable(fn: Callable[..., Any], *args: Any) -> Any:
     """Call `fn` in a worker; an exception that the parent couldn't take in comes out as a RuntimeError with its text.
 
@@ -159,9 +193,9 @@ def _portable(fn: Callable[..., Any], *args: Any) -> Any:
     try:
         return fn(*args)
     except BaseException as error:
-        if isinstance(error, Exception) and _travels(error):
+        if (told := portable(error)) is error:
             raise
-        raise RuntimeError(f"{type(error).__name__}: {error}") from error
+        raise told from error
     finally:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
 
@@ -174,8 +208,7 @@ def _travels(error: Exception) -> bool:
 
 
 def _begin(reports: Any) -> None:
-    global _progress
-    _progress = reports
+    report_to(reports)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
     if parent is not None:
@@ -189,21 +222,12 @@ def _end_with(sentinel: int) -> None:
 
 @contextmanager
 def _worker_environment() -> Any:
-    """The fork server's environment: one thread a process, and no module of ours from the working directory.
+    """Start the fork server in the workers' environment.
 
     `python -c` puts the working directory first on sys.path, where somebody's `tasks.py` may lie.
     """
-    wanted = {
-        "PYTHONSAFEPATH": "1",
-        "OMP_NUM_THREADS": "1",
-        "OPENBLAS_NUM_THREADS": "1",
-        "LANCE_LOG": "error",
-        "HF_HUB_OFFLINE": "1",
-        "HF_HUB_DISABLE_TELEMETRY": "1",
-        "PYTHONWARNINGS": "ignore:lance is not fork-safe",
-    }
-    before = {name: os.environ.get(name) for name in wanted}
-    os.environ.update(wanted)
+    before = {name: os.environ.get(name) for name in WORKER_ENVIRONMENT}
+    os.environ.update(WORKER_ENVIRONMENT)
     try:
         yield
     finally:

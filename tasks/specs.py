@@ -59,9 +59,15 @@ class StageSpec:
 
 @dataclass(frozen=True)
 class Part:
-    """What a partition or a unit left: fragments that nobody sees yet, and counts."""
+    """What a partition or a unit left: fragments that nobody sees yet, and counts.
+
+    `files` has size and BLAKE3 of each file that the fragments, or a unit's waiting rows, consist of, by
+    store key; `tally` is what `storage.tally` counted of the rows while they were written.
+    """
 
     fragments: list[str] = field(default_factory=list)
     removed: list[str] = field(default_factory=list)
+    files: dict[str, list[int | str]] = field(default_factory=dict)
+    tally: dict[str, Any] = field(default_factory=dict)
     counts: dict[str, int] = field(default_factory=dict)
     metrics: dict[str, Any] = field(default_factory=dict)

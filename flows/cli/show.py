@@ -26,9 +26,9 @@ def show(
     as_json: Json = False,
 ) -> None:
     """Show a snapshot: rows, stages, gates, proof, report."""
-    from stillroom.snapshots import open as open_snapshot
+    from stillroom.snapshots import manifest_of
 
-    manifest = open_snapshot(snapshot, store).manifest
+    manifest = manifest_of(snapshot, store)
     if as_json:
         print_json(manifest)
         return

@@ -8,12 +8,12 @@ import pyarrow as pa
 import pytest
 
 from stillroom import snapshots
-from stillroom.errors import InputError
+from stillroom.errors import InputError, StoreError
 from stillroom.fields import image_field, label_field
 from stillroom.images import decode, encode_png
 from stillroom.stored import hashes, with_hashes
 from stillroom.stores import Store
-from storage.commits import commit_fragments, write_batches
+from storage.commits import commit_fragments, version_facts, write_batches
 from storage.publish import promote, publish_manifest
 
 SCHEMA = with_hashes(pa.schema([("sample_id", pa.string()), image_field(), label_field(["dark", "light"]), ("split", pa.string())]))
@@ -28,7 +28,7 @@ def publish(store: Path, name: str, splits: list[str], trial: bool = False) -> i
     ref = commit_fragments(home, name, SCHEMA, write_batches(home, name, rows.to_batches(), SCHEMA), fingerprint=digest)
     table = {"name": name, "version": ref.version, "rows": ref.rows, "fingerprint": ref.fingerprint, "digest": digest}
     counts = {split: splits.count(split) for split in dict.fromkeys(splits)}
-    return publish_manifest(home, {"name": name, "digest": digest, "rows": ref.rows, "trial": trial, "splits": counts, "table": table})["number"]
+    return publish_manifest(home, {"name": name, "digest": digest, "rows": ref.rows, "trial": trial, "splits": counts, "table": table, "files": version_facts(home, [ref], {})})["number"]
 
 
 @pytest.fixture
@@ -52,9 +52,24 @@ def test_the_store_comes_from_the_environment(pets, monkeypatch):
     assert snapshots.open("pets").name == "pets@1"
 
 
-def test_opening_reads_the_manifest_alone(pets):
-    shutil.rmtree(pets / "pets.lance")
+def test_opening_checks_manifest_and_sizes_and_every_byte_on_demand(pets):
+    (data,) = [pets / key for key in snapshots.open("pets", pets).manifest["files"] if "/data/" in key]
+    whole = data.read_bytes()
+    data.write_bytes(bytes([whole[0] ^ 1]) + whole[1:])
     assert snapshots.open("pets", pets).splits["train"] == 3
+    with pytest.raises(StoreError, match=r"pets@1: its file pets.lance/data/\S+ has other bytes than were written; `stillroom verify`"):
+        snapshots.open("pets", pets, verify=True)
+    data.write_bytes(whole[:-1])
+    with pytest.raises(StoreError, match=f"has {len(whole) - 1:,} bytes, not {len(whole):,}"):
+        snapshots.open("pets", pets)
+    shutil.rmtree(pets / "pets.lance")
+    with pytest.raises(StoreError, match="is missing, and . more files are wrong"):
+        snapshots.open("pets", pets)
+    assert snapshots.manifest_of("pets", pets)["splits"]["train"] == 3
+    manifest = pets / "snapshots/pets/1.json"
+    manifest.write_bytes(manifest.read_bytes().replace(b'"rows": 6', b'"rows": 9'))
+    with pytest.raises(StoreError, match="'snapshots/pets/1.json': is damaged: its bytes don't match its checksum"):
+        snapshots.open("pets", pets)
 
 
 @pytest.mark.parametrize(

@@ -42,17 +42,17 @@ def of(ref: TableRef, split: str) -> TableRef:
 
 
 def manifest(table: TableRef, digest: str, **more: Any) -> dict[str, Any]:
-    return {"name": "pets", "digest": digest, "trial": False, "splits": {"train": 200}, "table": {"name": "pets", "version": table.version}} | more
+    return {"name": "pets", "digest": digest, "trial": False, "splits": {"train": 200}, "table": {"name": "pets", "version": table.version}, "files": {}} | more
 
 
 def test_a_snapshot_holds_every_row_of_its_splits_in_the_order_of_its_seed(store, pets):
-    table = write_snapshot(str(store), "pets", [("train", of(pets, "train")), ("validation", of(pets, "test"))], 7, "abc")
+    table, _, _ = write_snapshot(str(store), "pets", [("train", of(pets, "train")), ("validation", of(pets, "test"))], 7, "abc")
     found = lance.dataset(f"{store}/pets.lance", version=table.version).to_table()
     assert found["split"].to_pylist() == ["train"] * 200 + ["validation"] * 400
     assert [image.decode() for image in found["image"].to_pylist()] == found["sample_id"].to_pylist()
     train = found["sample_id"].to_pylist()[:200]
     assert sorted(train) == [f"{number:03}" for number in range(0, 600, 3)] != train
-    again = write_snapshot(str(store), "pets", [("train", of(pets, "train"))], 8, "abd")
+    again, _, _ = write_snapshot(str(store), "pets", [("train", of(pets, "train"))], 8, "abd")
     assert lance.dataset(f"{store}/pets.lance", version=again.version).to_table()["sample_id"].to_pylist() != train
 
 
@@ -66,7 +66,7 @@ def test_a_rows_place_hangs_on_its_id_alone(store, pets):
 
 def test_a_column_that_a_split_lacks_is_null_there(store, pets):
     extra = put(Store(store), "stages/pets.more", pa.table({"sample_id": ["x"], "width": pa.array([3], pa.int32())}))
-    table = write_snapshot(str(store), "pets", [("train", of(pets, "train")), ("test", extra)], 7, "abc")
+    table, _, _ = write_snapshot(str(store), "pets", [("train", of(pets, "train")), ("test", extra)], 7, "abc")
     found = lance.dataset(f"{store}/pets.lance", version=table.version).to_table()
     assert found.slice(200).to_pylist() == [{"sample_id": "x", "image": None, "image_hash": None, "split": "test", "width": 3}]
     assert found["width"].null_count == 200
@@ -74,7 +74,7 @@ def test_a_column_that_a_split_lacks_is_null_there(store, pets):
 
 def test_publishing_at_the_same_time_gives_each_content_a_number_of_its_own(store, pets):
     home = Store(store)
-    tables = [write_snapshot(str(store), "pets", [("train", of(pets, "train"))], seed, f"{seed:032}") for seed in range(6)]
+    tables = [write_snapshot(str(store), "pets", [("train", of(pets, "train"))], seed, f"{seed:032}").table for seed in range(6)]
     with ThreadPoolExecutor(6) as threads:
         made = list(threads.map(lambda number: publish_manifest(home, manifest(tables[number], f"digest {number}")), range(6)))
     assert sorted(each["number"] for each in made) == [1, 2, 3, 4, 5, 6]
@@ -85,7 +85,7 @@ def test_publishing_at_the_same_time_gives_each_content_a_number_of_its_own(stor
 
 def test_equal_content_published_at_the_same_time_gets_one_number(store, pets):
     home = Store(store)
-    table = write_snapshot(str(store), "pets", [("train", of(pets, "train"))], 7, "abc")
+    table, _, _ = write_snapshot(str(store), "pets", [("train", of(pets, "train"))], 7, "abc")
     with ThreadPoolExecutor(6) as threads:
         made = list(threads.map(lambda _: publish_manifest(home, manifest(table, "the same")), range(12)))
     assert [each["number"] for each in made] == [1] * 12
@@ -94,7 +94,7 @@ def test_equal_content_published_at_the_same_time_gets_one_number(store, pets):
 
 def test_a_tag_that_a_crash_left_out_is_set_by_the_next(store, pets):
     home = Store(store)
-    first, second = (write_snapshot(str(store), "pets", [("train", of(pets, "train"))], seed, f"{seed:032}") for seed in (1, 2))
+    first, second = (write_snapshot(str(store), "pets", [("train", of(pets, "train"))], seed, f"{seed:032}").table for seed in (1, 2))
     publish_manifest(home, manifest(first, "one"))
     lance.dataset(f"{store}/pets.lance").tags.delete("v1")
     publish_manifest(home, manifest(second, "two"))
@@ -104,7 +104,7 @@ def test_a_tag_that_a_crash_left_out_is_set_by_the_next(store, pets):
 
 def test_promotions_at_the_same_time_are_all_kept(store, pets):
     home = Store(store)
-    tables = [write_snapshot(str(store), "pets", [("train", of(pets, "train"))], seed, f"{seed:032}") for seed in range(2)]
+    tables = [write_snapshot(str(store), "pets", [("train", of(pets, "train"))], seed, f"{seed:032}").table for seed in range(2)]
     for number, table in enumerate(tables):
         publish_manifest(home, manifest(table, f"digest {number}"))
     with ThreadPoolExecutor(4) as threads:
@@ -116,7 +116,7 @@ def test_promotions_at_the_same_time_are_all_kept(store, pets):
 
 def test_what_is_not_there_and_what_is_a_trial_are_not_promoted(store, pets):
     home = Store(store)
-    table = write_snapshot(str(store), "pets", [("train", of(pets, "train"))], 7, "abc")
+    table, _, _ = write_snapshot(str(store), "pets", [("train", of(pets, "train"))], 7, "abc")
     publish_manifest(home, manifest(table, "a part", trial=True))
     with pytest.raises(InputError, match="pets@2: no such snapshot"):
         promote(home, "pets", 2, "why not")

@@ -1,12 +1,13 @@
 """What the tests of the commands share: a way to run them, and a store with a published snapshot's manifest."""
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from typer.testing import CliRunner, Result
+
+from stillroom.sealed import seal
 
 
 @pytest.fixture
@@ -59,7 +60,7 @@ def published(tmp_path: Path, proof: dict[str, Any]) -> Path:
     }
     path = tmp_path / "store" / "snapshots" / "digits" / "1.json"
     path.parent.mkdir(parents=True)
-    path.write_text(json.dumps(manifest))
+    path.write_bytes(seal(manifest))
     return tmp_path / "store"
 
 

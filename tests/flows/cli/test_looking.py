@@ -77,7 +77,7 @@ def test_show_prints_a_snapshot_without_its_hidden_stages(stillroom, published):
 
 def test_show_json_is_the_manifest(stillroom, published):
     shown = json.loads(stillroom("show", "digits@1", "--store", published, "--json").stdout)
-    assert shown == json.loads((published / "snapshots/digits/1.json").read_text())
+    assert shown == Store(published).read_json("snapshots/digits/1.json")
 
 
 @pytest.mark.parametrize("name", ["digits", "digits@7", "pets"])
