@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from stillroom.errors import InputError
+from stillroom.errors import InputError, StoreError
 from stillroom.format import require_format
 from stillroom.integrity import require_sizes
 from stillroom.records import TableRef
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from stillroom.datasets import TorchSplit
 
-__all__ = ["Snapshot", "default_store", "list_snapshots", "manifest_of", "open", "promoted"]
+__all__ = ["Snapshot", "default_store", "list_snapshots", "manifest_of", "open", "promoted", "withdrawn"]
 
 
 def default_store() -> str:
@@ -36,10 +36,12 @@ def open(name: str, store: str | Store | None = None, *, verify: bool = False) -
 
     Raises:
         InputError: there is no such snapshot, or none of that name is promoted.
-        StoreError: its manifest or a file is damaged, or the store has another format.
+        StoreError: its manifest or a file is damaged, it was withdrawn, or the store has another format.
     """
     found = Store(store if store is not None else default_store())
     manifest = manifest_of(name, found)
+    if mark := withdrawn(found, manifest["name"], manifest["number"]):
+        raise StoreError(f"{manifest['name']}@{manifest['number']}", f"was withdrawn at {mark['at']}: {mark['reason']}", mark["way_out"])
     require_sizes(found, manifest["files"], f"{manifest['name']}@{manifest['number']}", all_bytes=verify)
     return Snapshot(found, manifest)
 
@@ -73,8 +75,9 @@ def manifest_of(name: str, store: str | Store) -> dict[str, Any]:
 
 
 def list_snapshots(store: str | Store) -> list[dict[str, Any]]:
-    """Every snapshot of a store: name, number, created, rows, digest, promoted, trial."""
+    """Every snapshot of a store: name, number, created, rows, digest, promoted, trial, withdrawn."""
     found = Store(store)
+    require_format(found)
     lines = []
     for name in sorted({key.split("/")[1] for key in found.list("snapshots/")}):
         pointer = promoted(found, name)
@@ -82,7 +85,7 @@ def list_snapshots(store: str | Store) -> list[dict[str, Any]]:
             manifest = found.read_json(f"snapshots/{name}/{number}.json")
             lines.append(
                 {key: manifest[key] for key in ("name", "number", "created", "rows", "digest", "trial")}
-                | {"promoted": bool(pointer and pointer["number"] == number)}
+                | {"promoted": bool(pointer and pointer["number"] == number), "withdrawn": withdrawn(found, name, number) is not None}
             )
     return lines
 
@@ -162,3 +165,9 @@ def promoted(store: Store, name: str) -> dict[str, Any] | None:
     """The latest word on which snapshot is promoted, or None where nothing ever was."""
     keys = sorted(store.list(f"promoted/{name}/"), key=lambda key: int(key.rsplit("/", 1)[1].removesuffix(".json")))
     return store.read_json(keys[-1]) if keys else None
+
+
+def withdrawn(store: Store, name: str, number: int) -> dict[str, Any] | None:
+    """Why a snapshot's table was taken away (`reason`, `at`, `by`, `way_out`), or None where it stands. Its manifest stays."""
+    mark: dict[str, Any] | None = store.read_json(f"withdrawn/{name}/{number}.json")
+    return mark
