@@ -4,10 +4,11 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
+KILLS ?= 200
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export DO_NOT_TRACK := 1 HF_HUB_DISABLE_TELEMETRY := 1 GX_ANALYTICS_ENABLED := false PREFECT_SERVER_ANALYTICS_ENABLED := false RAY_USAGE_STATS_ENABLED := 0
 
-.PHONY: demo test check bench data docs setup clean
+.PHONY: demo test check bench chaos data docs setup clean
 
 demo: setup ## build the quickstart and show what it was worth
 	$(BIN)/stillroom build recipes/quickstart.yaml
@@ -26,7 +27,10 @@ docs: setup ## write the reference pages from the code
 	$(BIN)/python -m docs.make
 
 bench: setup ## measure: every benchmark prints a table
-	for file in benchmarks/*.py; do echo "== $$file"; $(BIN)/python $$file || exit 1; done
+	for file in $(filter-out benchmarks/chaos.py,$(wildcard benchmarks/*.py)); do echo "== $$file"; $(BIN)/python $$file || exit 1; done
+
+chaos: setup ## kill real builds at 200 moments and see what is left; KILLS=20 and CHAOS="--store s3://…" for less and elsewhere
+	$(BIN)/python benchmarks/chaos.py --kills $(KILLS) $(CHAOS)
 
 data: ## fetch the real Fashion-MNIST files into data/fashion_mnist (Debian's package, unpacked, not installed)
 	bash recipes/fetch_fashion_mnist.sh data/fashion_mnist

@@ -8,22 +8,27 @@ import shlex
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from contextvars import ContextVar
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from flows.events import Event, Note, StageDone, StageFailed, StageProgress, StageStarted
-from flows.plan import Plan, Planned, make_plan
+from flows.crashes import Witness, tell_crashed
+from flows.events import Event, Note, StageDone, StageFailed, StageProgress, StageStarted, StageWaiting
+from flows.plan import Plan, Planned, plan_graph
 from flows.publish import Published, publish_build, published_before
+from flows.resolve import resolve
 from schemas.checks import RowCount
 from schemas.recipe import Require
 from stillroom.errors import StageError, StillroomError
+from stillroom.format import require_format
 from stillroom.records import Record, TableRef
 from stillroom.stored import StoredTable
 from stillroom.stores import Store
-from storage.runs import begin_run, end_run
+from storage.leases import lease
+from storage.runs import begin_run, drop_run, end_run, note_run
 from tasks.pool import Pool
 from tasks.specs import StageSpec
 
@@ -55,50 +60,90 @@ class BuildResult:
 
 
 class Build:
-    """One run of a plan, from its first stage to the snapshot.
+    """One run of a recipe, from its plan to the snapshot.
 
     Args:
-        plan: what runs and what is reused.
-        recipe: the recipe's path, for the command that goes on after a failure.
+        recipe: its file.
+        store: where the tables go.
+        overrides: `stage.parameter=value`, as after `--set`.
+        rows: a trial on a stratified sample of so many rows of each source.
+        until: build only what this stage needs, publish nothing.
         workers: how many processes work; None means the cores.
+        rehash: read source files again even if they look unchanged.
         listener: told every event, from the thread of the stage that it is about.
+
+    Raises:
+        StillroomError: a fault of the recipe.
     """
 
-    def __init__(self, plan: Plan, recipe: str, *, workers: int | None = None, listener: Listener | None = None) -> None:
-        self.plan, self.recipe, self.store = plan, recipe, Store(plan.store)
-        self.workers, self._listener = workers or len(os.sched_getaffinity(0)), listener
-        self.records: dict[str, Record] = {stage.name: stage.record for stage in plan.stages if stage.record}
+    def __init__(
+        self, recipe: str, store: str | Path, overrides: Sequence[str] = (), *, rows: int | None = None, until: str | None = None, workers: int | None = None,
+        rehash: bool = False, listener: Listener | None = None,
+    ) -> None:  # fmt: skip
+        self.recipe, self.store = recipe, Store(store)
+        require_format(self.store)
+        self.graph = resolve(recipe, overrides, rows)
+        self.plan = Plan(self.graph, self.store.uri, [], until)
+        self.workers, self._rehash, self._listener = workers or len(os.sched_getaffinity(0)), rehash, listener
+        self.records: dict[str, Record] = {}
         self.lines: dict[str, dict[str, Any]] = {}
         self._started, self._lock = time.perf_counter(), threading.Lock()
         self._pool: Pool | None = None
         self._units: dict[str, dict[str, tuple[float, float]]] = {}
-        self._names = {stage.prints.table: stage.name for stage in plan.stages}
+        self._names: dict[str, str] = {}
         self._run = ""
+        self._witness: Witness | None = None
         self._bars: dict[str, ProgressBar] = {}
 
-    @classmethod
-    def of(cls, recipe: str, store: str, overrides: Sequence[str], *, rows: int | None = None, until: str | None = None, workers: int | None = None) -> "Build":
-        """Plan a recipe and make the build of it."""
-        return cls(make_plan(recipe, store, overrides, rows, until), recipe, workers=workers)
+    def begin(self) -> None:
+        """Write the run down, wait for a gc that is at work, then plan: from now on, gc leaves alone what the plan counts on."""
+        if self._run:
+            return
+        self._run = begin_run(self.store, self.graph.recipe.name, {}, self._command(), waiting=lambda who: self.tell(Note(f"waits for gc ({who})")))
+        try:
+            self.plan = plan_graph(self.graph, self.store, self.plan.until, rehash=self._rehash)
+        except BaseException:
+            self.forget()
+            raise
+        self.records = {stage.name: stage.record for stage in self.plan.stages if stage.record}
+        self._names = {stage.prints.table: stage.name for stage in self.plan.stages}
+
+    def forget(self) -> None:
+        """Take the run out of the log: there was nothing to do."""
+        drop_run(self.store, self._run)
+        self._run = ""
 
     def __enter__(self) -> "Build":
-        fingerprints = {stage.name: stage.prints.table for stage in self.plan.stages}
-        self._run = begin_run(self.store, self.plan.graph.recipe.name, fingerprints, self._command())
+        self.begin()
+        note_run(self.store, self._run, fingerprints={stage.name: stage.prints.table for stage in self.plan.stages})
         return self
+
+    def watch(self, flow_run: str, api: str) -> None:
+        """Have the flow run reported as crashed if this process is killed."""
+        note_run(self.store, self._run, flow_run={"id": flow_run, "api": api})
+        self._witness = Witness(flow_run)
+
+    def release(self) -> None:
+        """The flow run is over."""
+        if self._witness is not None:
+            self._witness.release()
 
     def _command(self) -> str:
         """The command that goes on with this build, from any folder."""
-        words = ["stillroom", "build", str(Path(self.recipe).absolute()), "--store", self.plan.store]
-        words += [word for override in self.plan.graph.recipe.overrides for word in ("--set", override)]
-        words += ["--rows", str(self.plan.graph.rows)] if self.plan.graph.rows else []
+        words = ["stillroom", "build", str(Path(self.recipe).absolute()), "--store", self.store.uri]
+        words += [word for override in self.graph.recipe.overrides for word in ("--set", override)]
+        words += ["--rows", str(self.graph.rows)] if self.graph.rows else []
         words += ["--until", self.plan.until] if self.plan.until else []
         return shlex.join(words)
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if not self._run:
+            return
         if self._pool is not None:
-            self._pool.close()
-        stage = error.args[0] if isinstance(error, StageError) else None
-        end_run(self.store, self._run, "Failed" if error else "Completed", stage=stage, message=str(error) if error else "")
+            # After an error nothing that still runs is of use: whoever stops a build doesn't wait for its jobs.
+            self._pool.stop() if error else self._pool.close()
+        end_run(self.store, self._run, "Failed" if error else "Completed", stage=_stage_of(error), message=_told(error))
+        self._run = ""
 
     def call(self, planned: Planned) -> "StageCall":
         """What the stage's task needs."""
@@ -110,6 +155,7 @@ class Build:
             pool=self.pool,
             begun=lambda: self._begun(planned),
             ended=lambda record, reused: self._ended(planned, record, reused),
+            waiting=lambda holder: self.tell(StageWaiting(planned.name, holder)),
         )
 
     def pool(self) -> Pool:
@@ -125,12 +171,19 @@ class Build:
         if self.plan.graph.recipe.publish is not None and self.plan.until is None:
             self.tell(StageStarted("publish", "gates, snapshot, report"))
             begun = time.perf_counter()
-            published = publish_build(self.plan, self.records, list(self.lines.values()), self.pool(), time.perf_counter() - self._started)
+            published = publish_build(self.plan, self.records, self.pool(), time.perf_counter() - self._started)
             self.tell(StageDone("publish", "Reused" if published.same else "Built", published.rows, seconds=round(time.perf_counter() - begun, 2)))
             for note in published.notes:
                 self.tell(Note(note))
             self._show_outcome(published)
         return self._result(published, reused_all=not self.plan.running and published.same)
+
+    def _publishing(self) -> AbstractContextManager[Any]:
+        """One build of a name publishes at a time: the next one finds what it did, and compares with what it promoted."""
+        return lease(
+            self.store, f"publish-{self.graph.recipe.name}", "publish", waiting=lambda holder: self.tell(StageWaiting("publish", holder)),
+            halted=lambda: self.pool().stopped,
+        )  # fmt: skip
 
     def _show_outcome(self, published: Published) -> None:
         """Leave the rows of all stages, the proof and the report's place in the Prefect UI."""
@@ -252,24 +305,57 @@ def build_recipe(
     Raises:
         StillroomError: a fault of the recipe, a stage that failed, a gate that refused.
     """
-    made = Build(make_plan(recipe, store, overrides, rows, until, rehash=rehash), str(recipe), workers=workers, listener=listener)
-    if not made.plan.running:
-        published = Published() if until or made.plan.graph.recipe.publish is None else published_before(made.plan, made.records)
-        if published is not None:
-            for planned in made.plan.stages:
-                made._ended(planned, made.records[planned.name], True)
-            return made._result(published, reused_all=True)
-    from flows.server import ensure_server
+    made = Build(str(recipe), store, overrides, rows=rows, until=until, workers=workers, rehash=rehash, listener=listener)
+    made.begin()
+    try:
+        if (result := _nothing_to_do(made)) is not None:
+            return result
+        from flows.server import ensure_server
 
-    ensure_server(say=lambda text: made.tell(Note(text)))
+        ensure_server(say=lambda text: made.tell(Note(text)))
+        tell_crashed(made.store)
+        return _as_flow(made, str(recipe), overrides)
+    except BaseException as error:
+        made.__exit__(type(error), error, error.__traceback__)  # does nothing where the flow has told it already
+        raise
+    finally:
+        made.release()
+
+
+def _nothing_to_do(made: Build) -> BuildResult | None:
+    """The result of a build that finds everything there; None for one that has to run."""
+    if made.plan.running:
+        return None
+    unpublished = made.plan.until or made.graph.recipe.publish is None
+    published = Published() if unpublished else published_before(made.plan, made.records)
+    if published is None:
+        return None
+    for planned in made.plan.stages:
+        made._ended(planned, made.records[planned.name], True)
+    made.forget()
+    return made._result(published, reused_all=True)
+
+
+def _as_flow(made: Build, recipe: str, overrides: Sequence[str]) -> BuildResult:
     from flows.flow import build
 
     token = _current.set(made)
     try:
-        result: dict[str, Any] = build(str(recipe), str(made.plan.store), list(overrides), rows, until, workers)
+        result: dict[str, Any] = build(recipe, made.store.uri, list(overrides), made.graph.rows, made.plan.until, made.workers)
     finally:
         _current.reset(token)
     return BuildResult(**result)
+
+
+def _stage_of(error: BaseException | None) -> str | None:
+    return str(error.args[0]) if isinstance(error, StageError) else None
+
+
+def _told(error: BaseException | None) -> str:
+    """What the log says of an error; of a signal, that it was one."""
+    if error is None or isinstance(error, Exception):
+        return str(error or "")
+    return "interrupted" if isinstance(error, KeyboardInterrupt) else "stopped by a signal"
 
 
 def _check(planned: Planned, record: Record, require: Require, store: Store) -> None:

@@ -7,7 +7,7 @@ must be quick and may be called by several threads at once.
 from dataclasses import dataclass
 from typing import Literal
 
-__all__ = ["Event", "Note", "StageDone", "StageFailed", "StageProgress", "StageStarted", "State"]
+__all__ = ["Event", "Note", "StageDone", "StageFailed", "StageProgress", "StageStarted", "StageWaiting", "State"]
 
 State = Literal["Built", "Reused"]
 
@@ -28,6 +28,14 @@ class StageProgress:
     name: str
     done: float
     total: float
+
+
+@dataclass(frozen=True)
+class StageWaiting:
+    """A stage is being made by another build, whose `holder` (process and machine) is waited for."""
+
+    name: str
+    holder: str
 
 
 @dataclass(frozen=True)
@@ -57,4 +65,4 @@ class Note:
     text: str
 
 
-Event = StageStarted | StageProgress | StageDone | StageFailed | Note
+Event = StageStarted | StageProgress | StageWaiting | StageDone | StageFailed | Note

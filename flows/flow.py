@@ -8,11 +8,13 @@ from typing import Any
 
 from prefect import flow, runtime
 from prefect.futures import PrefectFuture, wait
+from prefect.settings import PREFECT_API_URL
 from prefect.task_runners import ThreadPoolTaskRunner
 from prefect.utilities.annotations import quote
 
 from flows.artifacts import plan_artifact
 from flows.build import Build, current_build
+from flows.server import public_url
 from stillroom.errors import StageError, StillroomError
 from tasks.stage import stage
 
@@ -32,9 +34,10 @@ def build(
     recipe: str, store: str, overrides: list[str] | None = None, rows: int | None = None, until: str | None = None, workers: int | None = None
 ) -> dict[str, Any]:
     """Run the stages that the store lacks, in topological order, each as soon as its inputs are there."""
-    made = current_build() or Build.of(recipe, store, overrides or [], rows=rows, until=until, workers=workers)
+    made = current_build() or Build(recipe, store, overrides or [], rows=rows, until=until, workers=workers)
     try:
         with made:
+            made.watch(str(runtime.flow_run.id), public_url(str(PREFECT_API_URL.value())))
             plan_artifact([{name: getattr(planned, name) for name in ("name", "op", "reuse", "reason", "rows")} for planned in made.plan.stages])
             submit: Any = stage.submit
             futures: dict[str, PrefectFuture[Any]] = {}

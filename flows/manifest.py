@@ -7,19 +7,24 @@ from typing import Any
 from flows.plan import Plan
 from schemas.secrets import redact
 from stillroom.records import Record
+from stillroom.stores import Store
+from storage.publish import list_manifests
 
 __all__ = ["stage_lines"]
 
 
-def stage_lines(plan: Plan, records: dict[str, Record], lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """One entry a stage: operator, edges, parameters as written, counts, tables, digest, seconds."""
-    states = {line["name"]: line for line in lines}
+def stage_lines(plan: Plan, records: dict[str, Record]) -> list[dict[str, Any]]:
+    """One entry a stage: operator, edges, parameters as written, counts, tables, digest, seconds.
+
+    `state` is `Reused` where an earlier snapshot of the name has the stage, whatever build ran it: what a
+    build that was stopped had finished is `Built` in the snapshot that comes of it.
+    """
+    before = {line["fingerprint"] for manifest in list_manifests(Store(plan.store), plan.graph.recipe.name) for line in manifest["stages"]}
     found = []
     for stage in plan.stages:
         record = records.get(stage.name)
         if record is None:
             continue
-        state = states.get(stage.name, {})
         found.append(
             {
                 "name": stage.name,
@@ -28,7 +33,7 @@ def stage_lines(plan: Plan, records: dict[str, Record], lines: list[dict[str, An
                 "shape": stage.resolved.operator.shape,
                 "gives": stage.resolved.operator.gives,
                 "hidden": stage.hidden,
-                "state": state.get("state", "Reused"),
+                "state": "Reused" if record.fingerprint in before else "Built",
                 "fingerprint": record.fingerprint,
                 "inputs": {name: {"stage": edge.stage, "split": edge.split} for name, edge in stage.resolved.inputs.items()},
                 "params": _told(stage.resolved.params.model_dump(mode="json"), plan.graph.recipe.secrets),

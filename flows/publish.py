@@ -13,7 +13,7 @@ from stillroom.digests import json_digest
 from stillroom.errors import GateError, InputError
 from stillroom.fields import label_names
 from stillroom.records import Record, TableRef
-from stillroom.snapshots import list_snapshots
+from stillroom.snapshots import list_snapshots, withdrawn
 from stillroom.snapshots import promoted as current_pointer
 from stillroom.stored import StoredTable, open_table, snapshot_fields, table_bytes
 from stillroom.stores import Store
@@ -38,18 +38,20 @@ class Published:
 
 
 def published_before(plan: Plan, records: dict[str, Record]) -> Published | None:
-    """The snapshot that an earlier build made of just these stages, or None."""
-    store = Store(plan.store)
-    found = store.read_json(f"published/{_fingerprint(plan, records)}.json")
+    """The snapshot that an earlier build made of just these stages, or None; if that build died since, the rest is done now."""
+    store, recipe, fingerprint = Store(plan.store), plan.graph.recipe, _fingerprint(plan, records)
+    found = store.read_json(f"published/{fingerprint}.json")
     if found is None:
-        return None
-    manifest = store.read_json(f"snapshots/{found['name']}/{found['number']}.json")
-    if store.read(f"snapshots/{found['name']}/{found['number']}.html") is None:
-        _write_report(store, manifest)  # a crash came between the two
-    return _published(store, manifest, same=True)
+        standing = [manifest for manifest in storage_publish.list_manifests(store, recipe.name) if not withdrawn(store, recipe.name, manifest["number"])]
+        made = [manifest for manifest in standing if manifest["table"]["fingerprint"] == fingerprint]
+        if not made:
+            return None
+        storage_publish.tag_snapshots(store, recipe.name)
+        return _complete(store, recipe, made[0], same=True)
+    return _published(store, store.read_json(f"snapshots/{found['name']}/{found['number']}.json"), same=True)
 
 
-def publish_build(plan: Plan, records: dict[str, Record], lines: list[dict[str, Any]], pool: Pool, seconds: float) -> Published:
+def publish_build(plan: Plan, records: dict[str, Record], pool: Pool, seconds: float) -> Published:
     """Check the rows of every split, publish them as one table, promote it if it proves better, write its report.
 
     Raises:
@@ -78,27 +80,42 @@ def publish_build(plan: Plan, records: dict[str, Record], lines: list[dict[str, 
             "digest": digest,
             "rows": table.rows,
             "splits": {split: _rows(store, ref) for split, ref in splits},
-            "table": {"name": table.name, "version": table.version, "fingerprint": fingerprint, "rows": table.rows, "digest": digest, "columns": tally["columns"]},
+            "table": {
+                "name": table.name,
+                "version": table.version,
+                "fingerprint": fingerprint,
+                "rows": table.rows,
+                "digest": digest,
+                "columns": tally["columns"],
+            },
             "files": files,
             "recipe": {"text": recipe.text, "path": plan.graph.file, "overrides": list(recipe.overrides)},
             "seed": recipe.seed,
             "trial": plan.graph.rows is not None,
             "published": {str(split): {"stage": edge.stage, "split": edge.split} for split, edge in recipe.publish.splits.items()} if recipe.publish else {},
             "bytes": table_bytes(store, table),
-            "stages": stage_lines(plan, records, lines),
+            "stages": stage_lines(plan, records),
             "environment": environment(),
             "gates": gates,
             "proof": proof,
             "seconds": round(seconds, 1),
         },
     )
+    if manifest["table"]["fingerprint"] == fingerprint:
+        return _complete(store, recipe, manifest, same=False)
     # What was published before under another fingerprint keeps its number, its report and its promotion.
-    is_new = manifest["table"]["version"] == table.version
-    notes = _promote_if_better(store, recipe, manifest) if is_new else [f"the same rows as {recipe.name}@{manifest['number']}, which stays as it is"]
-    if is_new:
-        _write_report(store, manifest)
     store.create_json(f"published/{fingerprint}.json", {"name": recipe.name, "number": manifest["number"]})
-    return _published(store, manifest, same=not is_new, notes=notes)
+    return _published(store, manifest, same=True, notes=[f"the same rows as {recipe.name}@{manifest['number']}, which stays as it is"])
+
+
+def _complete(store: Store, recipe: Recipe, manifest: dict[str, Any], *, same: bool) -> Published:
+    """Do what follows manifest and tag, as far as it isn't done: promotion, report, and last the word that nothing is left to do."""
+    name, number = manifest["name"], manifest["number"]
+    notes = [] if storage_publish.was_promoted(store, name, number) else _promote_if_better(store, recipe, manifest)
+    if store.read(f"snapshots/{name}/{number}.html") is None:
+        _write_report(store, manifest)
+    store.create_json(f"published/{manifest['table']['fingerprint']}.json", {"name": name, "number": number})
+    return _published(store, manifest, same=same, notes=notes)
 
 
 def promote(store: str, ref: str, reason: str) -> dict[str, Any]:

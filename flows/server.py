@@ -33,7 +33,7 @@ from urllib.request import ProxyHandler, build_opener, urlopen
 
 from stillroom.errors import InputError
 
-__all__ = ["Server", "ensure_server", "home", "server_status", "stop_server"]
+__all__ = ["Server", "ensure_server", "home", "public_url", "server_status", "stop_server"]
 
 HOST = "127.0.0.1"
 # Twice what the slowest first start (migrations, the UI's files) took on two busy cores.
@@ -98,9 +98,10 @@ def ensure_server(*, port: int | None = None, say: Callable[[str], None] | None 
     """
     if url := _named_url():
         if port is not None:
-            raise InputError(f"--port {port}", f"PREFECT_API_URL names the server {_public(url)}", "unset it to use a server of your own")
+            raise InputError(f"--port {port}", f"PREFECT_API_URL names the server {public_url(url)}", "unset it to use a server of your own")
         if not _answers(url):
-            raise InputError("PREFECT_API_URL", f"no Prefect server answers at {_public(url)}", "start it, or unset the variable to use a server of your own")
+            problem = f"no Prefect server answers at {public_url(url)}"
+            raise InputError("PREFECT_API_URL", problem, "start it, or unset the variable to use a server of your own")
         _prepare_process({})
         return url
     with _lock():
@@ -127,7 +128,7 @@ def stop_server() -> bool:
         InputError: `PREFECT_API_URL` names a server, which is not ours to stop.
     """
     if url := _named_url():
-        raise InputError("PREFECT_API_URL", f"stillroom didn't start the server {_public(url)}", "stop it where it was started")
+        raise InputError("PREFECT_API_URL", f"stillroom didn't start the server {public_url(url)}", "stop it where it was started")
     with _lock():
         server = _recorded()
         if server is None or not _is_server(server):
@@ -338,7 +339,7 @@ def _is_free(port: int) -> bool:
     return True
 
 
-def _public(url: str) -> str:
+def public_url(url: str) -> str:
     """The address without a password that may stand in it."""
     parts = urlsplit(url)
     return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()

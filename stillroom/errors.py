@@ -7,12 +7,13 @@
     ├── StageError      a stage of a build failed (stage, reason)
     ├── GateError       a gate refused to publish
     └── StoreError      a store lacks something, or holds something else than its record says
+        └── UnreachableError    an object store doesn't answer, or refuses
 
 Every argument goes into `args`, and the text is made from them: an error comes back whole from a
 worker process, which rebuilds it as `Class(*args)`.
 """
 
-__all__ = ["GateError", "InputError", "RecipeError", "RecipeErrors", "StageError", "StillroomError", "StoreError"]
+__all__ = ["GateError", "InputError", "RecipeError", "RecipeErrors", "StageError", "StillroomError", "StoreError", "UnreachableError"]
 
 
 class StillroomError(Exception):
@@ -83,3 +84,7 @@ class StoreError(StillroomError):
     def __str__(self) -> str:
         what, problem, hint = self.args
         return f"{what}: {problem}" + (f"; {hint}" if hint else "")
+
+
+class UnreachableError(StoreError):
+    """An object store doesn't answer, answers with errors, or refuses: nothing is wrong with what it holds."""

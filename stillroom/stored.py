@@ -18,6 +18,7 @@ from stillroom.digests import bytes_digest
 from stillroom.errors import InputError, StoreError
 from stillroom.fields import heavy_kind, heavy_names
 from stillroom.records import TableRef, read_record
+from stillroom.remote import ask
 from stillroom.stores import Store
 from stillroom.tables import BaseTable, one_array
 
@@ -179,7 +180,7 @@ class StoredTable(BaseTable):
             if self.ref.split is None:
                 self._opened["positions"] = np.arange(self.rows)
             else:
-                column = self.dataset.to_table(columns=["split"], **SCAN)["split"]
+                column = ask(self.store.uri, lambda: self.dataset.to_table(columns=["split"], **SCAN)["split"])
                 mask = pc.fill_null(pc.equal(column, self.ref.split), False)
                 self._opened["positions"] = np.flatnonzero(mask.to_numpy(zero_copy_only=False))
         return self._opened["positions"]
@@ -198,7 +199,7 @@ class StoredTable(BaseTable):
             positions = self.positions[positions]
         if not len(positions):
             return self.dataset.schema.empty_table().select(list(columns))
-        return self.dataset.take(positions, columns=list(columns))
+        return ask(self.store.uri, lambda: self.dataset.take(positions, columns=list(columns)))
 
     def frame(self, columns: Sequence[str] | None = None) -> "pl.DataFrame":
         """Light columns of all rows as a Polars frame."""
@@ -207,7 +208,7 @@ class StoredTable(BaseTable):
         names = list(columns) if columns is not None else [f.name for f in self.schema if not heavy_kind(f)]
         if set(names) & set(heavy_names(self.schema)):
             return super().frame(names)
-        frame = pl.DataFrame(self.dataset.to_table(columns=names, **SCAN))
+        frame = pl.DataFrame(ask(self.store.uri, lambda: self.dataset.to_table(columns=names, **SCAN)))
         return frame if self.ref.split is None else frame[self.positions]
 
     def vectors(self, column: str) -> np.ndarray:
@@ -269,7 +270,7 @@ class StoredTable(BaseTable):
                     "build the recipe again",
                 )
             self._opened[origin] = _open(self.store, record.table.name, record.table.version)
-        values = one_array(self._opened[origin].take(rows, columns=[field.name])[field.name])
+        values = one_array(ask(self.store.uri, lambda: self._opened[origin].take(rows, columns=[field.name])[field.name]))
         return values.cast(field.type) if values.type != field.type else values
 
 
@@ -277,6 +278,7 @@ def _open(store: Store, name: str, version: int) -> Any:
     import lance
 
     try:
-        return lance.dataset(store.table_uri(name), version=version)
+        # Lance says ValueError to a server that is out of reach as well.
+        return ask(store.uri, lambda: lance.dataset(store.table_uri(name), version=version))
     except ValueError as error:
         raise StoreError(f"table '{name}'", f"version {version} is not in {store.uri}", "`stillroom build` makes it again") from error

@@ -5,15 +5,19 @@ Nothing in a store is an absolute path, so a copied store works.
 
 import os
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from stillroom.remote import RETRIES, ask, check_uri, fault_of, reaching
 from stillroom.sealed import seal, unseal
 
 __all__ = ["Store"]
 
 # A wrong uri would otherwise be announced on stderr; set before lance is imported.
 os.environ.setdefault("LANCE_LOG", "error")
+CREATE_ATTEMPTS = 3
 
 
 class Store:
@@ -21,11 +25,17 @@ class Store:
 
     Args:
         uri: a folder (made when first written to) or `s3://bucket/prefix`; credentials come from the environment.
+
+    Raises:
+        InputError: the uri is of another kind, or holds a secret.
+        UnreachableError: from every method, where an object store doesn't answer or refuses.
     """
 
     def __init__(self, uri: "str | Path | Store") -> None:
         text = uri.uri if isinstance(uri, Store) else str(uri)
         self.uri: str = text.rstrip("/") if "://" in text else str(Path(text).expanduser().absolute())
+        if not self.local:
+            check_uri(self.uri)
 
     def __repr__(self) -> str:
         return f"Store({self.uri!r})"
@@ -44,7 +54,8 @@ class Store:
         if "_objects" not in self.__dict__:
             from obstore.store import LocalStore, from_url
 
-            self._objects = LocalStore(self.uri, mkdir=True) if self.local else from_url(self.uri)
+            with reaching(self.uri):
+                self._objects = LocalStore(self.uri, mkdir=True) if self.local else from_url(self.uri, retry_config=RETRIES)
         return self._objects
 
     def table_uri(self, name: str) -> str:
@@ -53,14 +64,14 @@ class Store:
 
     def exists(self) -> bool:
         """Whether anything was ever written here."""
-        return self.local.is_dir() if self.local else bool(self.list(""))
+        return self.local.is_dir() if self.local else ask(self.uri, lambda: any(self.objects.list(None)))
 
     def read(self, key: str) -> bytes | None:
         """The object's bytes, or None where there is none."""
         if self.local and not self.local.is_dir():
             return None  # a look at a store that isn't there must not make it
         try:
-            return bytes(self.objects.get(key).bytes())
+            return ask(self.uri, lambda: bytes(self.objects.get(key).bytes()))
         except FileNotFoundError:
             return None
 
@@ -83,12 +94,14 @@ class Store:
         """Size in bytes of all objects under a prefix that ends with a slash (or everything for ""), by key."""
         if self.local and not self.local.is_dir():
             return {}
-        return {entry["path"]: int(entry["size"]) for chunk in self.objects.list(prefix.rstrip("/") or None) for entry in chunk}
+        listed = ask(self.uri, lambda: [entry for chunk in self.objects.list(prefix.rstrip("/") or None) for entry in chunk])
+        return {entry["path"]: int(entry["size"]) for entry in listed}
 
     def stream(self, key: str, chunk_bytes: int) -> Iterator[bytes]:
         """The object's bytes, about so many at a time."""
-        for chunk in self.objects.get(key).stream(chunk_bytes):
-            yield bytes(chunk)
+        with reaching(self.uri):
+            for chunk in self.objects.get(key).stream(chunk_bytes):
+                yield bytes(chunk)
 
     def put_json(self, key: str, value: Mapping[str, Any]) -> None:
         """Write a sealed object, over an earlier one if there is one."""
@@ -100,19 +113,34 @@ class Store:
 
     def put(self, key: str, value: bytes) -> None:
         """Write an object, over an earlier one if there is one."""
-        self.objects.put(key, value)
+        ask(self.uri, partial(self.objects.put, key, value))
 
     def create(self, key: str, value: bytes) -> bool:
-        """Write an object if there is none of that key: one of several writers wins and gets True."""
+        """Write an object if there is none of that key: one of several writers wins and gets True.
+
+        In an object store, an object of these very bytes counts as ours: an answer may get lost on its
+        way, and then the next try finds what the first one wrote. Who must tell itself from others writes a token.
+        """
         from obstore.exceptions import AlreadyExistsError
 
-        try:
-            self.objects.put(key, value, mode="create")
-        except (AlreadyExistsError, FileExistsError):
-            return False
-        return True
+        for attempt in range(1, CREATE_ATTEMPTS + 1):
+            try:
+                self.objects.put(key, value, mode="create")
+                return True
+            except (AlreadyExistsError, FileExistsError):
+                return self.local is None and self.read(key) == value
+            except Exception as error:
+                if (fault := fault_of(error, self.uri)) is None:
+                    raise
+                # Whether it was written is not known: look before trying again.
+                if (standing := self.read(key)) is not None:
+                    return standing == value
+                if attempt == CREATE_ATTEMPTS:
+                    raise fault from None
+        raise AssertionError("the last attempt returns or raises")
 
     def delete(self, prefix: str) -> None:
-        """Delete all objects under a prefix."""
+        """Delete all objects under a prefix; another process may do the same."""
         for key in self.list(prefix):
-            self.objects.delete(key)
+            with suppress(FileNotFoundError):
+                ask(self.uri, partial(self.objects.delete, key))

@@ -2,6 +2,8 @@
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import lance
@@ -9,9 +11,10 @@ import pyarrow as pa
 from lance.commit import CommitConflictError
 from lance.fragment import write_fragments
 
-from stillroom.errors import StoreError
+from stillroom.errors import StoreError, UnreachableError
 from stillroom.integrity import changed_sizes, file_facts
 from stillroom.records import TableRef
+from stillroom.remote import ask, fault_of, reaching
 from stillroom.stores import Store
 
 __all__ = ["OURS", "commit_fragments", "data_files", "fragments_exist", "version_facts", "version_files", "write_batches"]
@@ -19,6 +22,8 @@ __all__ = ["OURS", "commit_fragments", "data_files", "fragments_exist", "version
 MAX_ROWS_PER_FILE = 1 << 20
 # The property by which our versions are told from those that somebody else made.
 OURS = "stillroom.fingerprint"
+# After so many commits with an unknown outcome, each looked up and not found, the store is given up.
+COMMIT_ATTEMPTS = 3
 
 
 def write_batches(store: Store, name: str, batches: Iterable[pa.RecordBatch], schema: pa.Schema) -> list[str]:
@@ -32,13 +37,16 @@ def write_batches(store: Store, name: str, batches: Iterable[pa.RecordBatch], sc
         # Lance would turn an exception in its reader into an OSError with our traceback in its text.
         try:
             yield from batches
+        except GeneratorExit:
+            raise  # Lance gave up first, for a reason of its own
         except BaseException as error:
             raised.append(error)
             raise
 
     reader = pa.RecordBatchReader.from_batches(schema, guarded())
     try:
-        fragments = write_fragments(reader, store.table_uri(name), schema=schema, mode="overwrite", max_rows_per_file=MAX_ROWS_PER_FILE)
+        with reaching(store.uri):
+            fragments = write_fragments(reader, store.table_uri(name), schema=schema, mode="overwrite", max_rows_per_file=MAX_ROWS_PER_FILE)
     except Exception:
         if raised:
             raise raised[0] from None
@@ -63,9 +71,13 @@ def version_facts(store: Store, refs: Sequence[TableRef], known: Mapping[str, li
 
 
 def version_files(store: Store, ref: TableRef) -> list[str]:
-    """Store keys of all files that one version of a table consists of: its manifest, transaction, data and deletion files."""
-    tracked = lance.dataset(store.table_uri(ref.name), version=ref.version).tracked_files(min_version=ref.version)
-    return sorted(f"{ref.name}.lance/{file['path']}" for batch in tracked for file in batch.to_pylist() if file["version"] == ref.version)
+    """Store keys of all files that one version of a table consists of, and those of the empty version that it began with."""
+    dataset = ask(store.uri, lambda: lance.dataset(store.table_uri(ref.name), version=ref.version))
+    tracked = ask(store.uri, lambda: list(dataset.tracked_files(min_version=ref.version)))
+    files = [file["path"] for batch in tracked for file in batch.to_pylist() if file["version"] == ref.version]
+    first = ask(store.uri, lambda: dataset.read_transaction(1))
+    files += [f"_versions/{(1 << 64) - 2}.manifest", f"_transactions/{first.read_version}-{first.uuid}.txn"]
+    return sorted({f"{ref.name}.lance/{file}" for file in files})
 
 
 def commit_fragments(store: Store, name: str, schema: pa.Schema, fragments: Sequence[str], *, fingerprint: str, digest: str = "") -> TableRef:
@@ -80,38 +92,78 @@ def commit_fragments(store: Store, name: str, schema: pa.Schema, fragments: Sequ
     if not fragments_exist(store, name, fragments):
         raise StoreError(f"table '{name}'", "a data file written by this build is gone before its commit", "run the build again")
     uri = store.table_uri(name)
-    _ensure_table(uri, schema)
+    _ensure_table(store, uri, schema)
     metadata = [lance.FragmentMetadata.from_json(text) for text in fragments]
-    while True:
-        newest = lance.dataset(uri).version
-        operation = lance.LanceOperation.Overwrite(schema, metadata)
-        transaction = lance.Transaction(read_version=newest, operation=operation, transaction_properties={OURS: fingerprint})
-        try:
-            dataset = lance.LanceDataset.commit(uri, transaction, enable_stable_row_ids=True)
-        except CommitConflictError:
-            continue
-        break
-    _pin(dataset, f"f-{fingerprint[:32]}", dataset.version)
+    dataset = _commit(store, uri, lance.LanceOperation.Overwrite(schema, metadata), fingerprint)
+    _pin(store, dataset, f"f-{fingerprint[:32]}", dataset.version)
     return TableRef(name, dataset.version, dataset.count_rows(), fingerprint, digest)
 
 
-def _pin(dataset: Any, tag: str, version: int) -> None:
+def _commit(store: Store, uri: str, operation: Any, fingerprint: str) -> Any:
+    """Commit on the newest version, again where others come first; the dataset at the version that this made.
+
+    Lance would apply an operation twice, so after an error its transaction is looked for before it is tried again.
+    """
+    lost = 0
+    while True:
+        newest = ask(store.uri, lambda: lance.dataset(uri)).version
+        transaction = lance.Transaction(read_version=newest, operation=operation, transaction_properties={OURS: fingerprint})
+        try:
+            return lance.LanceDataset.commit(uri, transaction, enable_stable_row_ids=True)
+        except Exception as error:
+            conflict, fault = isinstance(error, CommitConflictError), fault_of(error, store.uri)
+            if not conflict and fault is None:
+                raise
+            if (made := _made_by(store, uri, transaction.uuid, newest)) is not None:
+                return made
+            lost += not conflict
+            if fault is not None and lost == COMMIT_ATTEMPTS:
+                raise fault from None
+
+
+def _made_by(store: Store, uri: str, transaction: str, after: int) -> Any:
+    """The dataset at the version later than `after` that a transaction made, or None."""
+    dataset = ask(store.uri, lambda: lance.dataset(uri))
+    for version in range(after + 1, dataset.version + 1):
+        with suppress(OSError, ValueError):  # gc may clear others' versions away meanwhile
+            found = ask(store.uri, partial(dataset.read_transaction, version))
+            if found is not None and found.uuid == transaction:
+                return ask(store.uri, partial(lance.dataset, uri, version=version))
+    return None
+
+
+def _pin(store: Store, dataset: Any, tag: str, version: int) -> None:
     """Tag a version so that no clean-up takes it; a tag left by a build that lost the race moves."""
     try:
-        dataset.tags.create(tag, version)
+        ask(store.uri, lambda: dataset.tags.create(tag, version))
     except ValueError:
-        dataset.tags.update(tag, version)
+        ask(store.uri, lambda: dataset.tags.update(tag, version))
 
 
-def _ensure_table(uri: str, schema: pa.Schema) -> None:
+def _ensure_table(store: Store, uri: str, schema: pa.Schema) -> None:
     """Create an empty table if there is none: a commit on version 0 would hide what another builder commits."""
-    try:
-        lance.dataset(uri)
-    except ValueError:
+    for attempt in range(1, COMMIT_ATTEMPTS + 1):
+        if _is_there(store, uri):
+            return
         try:
-            lance.write_dataset(schema.empty_table(), uri, mode="create", enable_stable_row_ids=True, transaction_properties={OURS: ""})
+            with reaching(store.uri):
+                lance.write_dataset(schema.empty_table(), uri, mode="create", enable_stable_row_ids=True, transaction_properties={OURS: ""})
+            return
+        except UnreachableError:
+            if attempt == COMMIT_ATTEMPTS:
+                raise
         except OSError:
-            lance.dataset(uri)  # somebody else made it meanwhile
+            if not _is_there(store, uri):
+                raise
+            return  # somebody else made it meanwhile
+
+
+def _is_there(store: Store, uri: str) -> bool:
+    try:
+        ask(store.uri, lambda: lance.dataset(uri))
+    except ValueError:
+        return False
+    return True
 
 
 def _sizes(name: str, fragments: Sequence[str]) -> dict[str, int]:

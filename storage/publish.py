@@ -1,7 +1,7 @@
 """Publishing: one table with all splits, a manifest by conditional put, then the tag.
 
 The manifest publishes: before it a reader sees nothing new, after it the snapshot is whole. A tag
-`vN` that a crash left out is set by the next publish.
+`vN` that a crash left out is set by the next build.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -18,15 +18,27 @@ from stillroom.errors import InputError
 from stillroom.format import prepare
 from stillroom.integrity import file_facts
 from stillroom.records import TableRef
+from stillroom.remote import ask
 from stillroom.sealed import seal_text
-from stillroom.snapshots import promoted
+from stillroom.snapshots import promoted, withdrawn
 from stillroom.stored import StoredTable, snapshot_fields
 from stillroom.stores import Store
 from stillroom.tables import one_array
 from storage.commits import commit_fragments, data_files, version_facts, write_batches
 from storage.tally import Tally, checked_tally
 
-__all__ = ["WrittenSnapshot", "demote", "list_manifests", "promote", "publish_manifest", "snapshot_order", "write_report", "write_snapshot"]
+__all__ = [
+    "WrittenSnapshot",
+    "demote",
+    "list_manifests",
+    "promote",
+    "publish_manifest",
+    "snapshot_order",
+    "tag_snapshots",
+    "was_promoted",
+    "write_report",
+    "write_snapshot",
+]
 
 
 def snapshot_order(table: StoredTable, seed: int, split: str) -> np.ndarray:
@@ -78,16 +90,28 @@ def publish_manifest(store: Store, manifest: dict[str, Any]) -> dict[str, Any]:
     while True:
         manifests = list_manifests(store, name)
         for earlier in manifests:
-            if all(earlier[key] == manifest[key] for key in ("digest", "trial", "splits")):
+            if all(earlier[key] == manifest[key] for key in ("digest", "trial", "splits")) and not withdrawn(store, name, earlier["number"]):
+                tag_snapshots(store, name)
                 return earlier
         number = max((earlier["number"] for earlier in manifests), default=0) + 1
         numbered = manifest | {"number": number, "created": datetime.now(UTC).isoformat(timespec="seconds")}
         if store.create_json(f"snapshots/{name}/{number}.json", numbered):
             break
         # Somebody else took the number, perhaps for the same content: look again.
-    for found in [*manifests, numbered]:
-        _tag(store, found)
+    tag_snapshots(store, name)
     return numbered
+
+
+def tag_snapshots(store: Store, name: str) -> None:
+    """Set the tag `vN` of each snapshot of a name that a crash left without one."""
+    for manifest in list_manifests(store, name):
+        if not withdrawn(store, name, manifest["number"]):
+            _tag(store, manifest)
+
+
+def was_promoted(store: Store, name: str, number: int) -> bool:
+    """Whether a snapshot was promoted ever, also if it was demoted since."""
+    return any(store.read_json(key)["number"] == number for key in store.list(f"promoted/{name}/"))
 
 
 def list_manifests(store: Store, name: str) -> list[dict[str, Any]]:
@@ -107,18 +131,20 @@ def promote(store: Store, name: str, number: int, reason: str) -> dict[str, Any]
     """Write the next pointer, to snapshot `number`.
 
     Raises:
-        InputError: there is no such snapshot, or it is a trial.
+        InputError: there is no such snapshot, it is a trial, or it was withdrawn.
     """
     manifest = store.read_json(f"snapshots/{name}/{number}.json")
     if manifest is None:
         raise InputError(f"{name}@{number}", "no such snapshot", "`stillroom snapshots` lists them")
     if manifest["trial"]:
         raise InputError(f"{name}@{number}", "is a trial on a part of the data and is never promoted", "build it without --rows")
+    if mark := withdrawn(store, name, number):
+        raise InputError(f"{name}@{number}", f"was withdrawn at {mark['at']}: {mark['reason']}", mark["way_out"])
     return _point(store, name, reason, lambda standing: [*standing, number])
 
 
 def demote(store: Store, name: str, reason: str) -> dict[str, Any]:
-    """Take the latest promotion back: the one below it counts again, or none.
+    """Take the latest promotion back: the last one below it that wasn't withdrawn counts again, or none.
 
     Raises:
         InputError: nothing of that name is promoted.
@@ -126,7 +152,7 @@ def demote(store: Store, name: str, reason: str) -> dict[str, Any]:
     before = promoted(store, name)
     if before is None or before["number"] is None:
         raise InputError(name, "nothing of that name is promoted", "`stillroom snapshots` lists what there is")
-    return _point(store, name, reason, lambda standing: standing[:-1])
+    return _point(store, name, reason, lambda standing: [number for number in standing[:-1] if not withdrawn(store, name, number)])
 
 
 def _point(store: Store, name: str, reason: str, move: Callable[[list[int]], list[int]]) -> dict[str, Any]:
@@ -147,7 +173,8 @@ def _column(found: pa.Table, field: pa.Field) -> pa.Array:
 
 
 def _tag(store: Store, manifest: dict[str, Any]) -> None:
-    tags = lance.dataset(store.table_uri(manifest["name"])).tags
-    if f"v{manifest['number']}" not in tags.list():
+    tags = ask(store.uri, lambda: lance.dataset(store.table_uri(manifest["name"]))).tags
+    tag = f"v{manifest['number']}"
+    if tag not in ask(store.uri, tags.list):
         with suppress(ValueError):  # somebody else, who publishes now, tagged it meanwhile
-            tags.create(f"v{manifest['number']}", manifest["table"]["version"])
+            ask(store.uri, lambda: tags.create(tag, manifest["table"]["version"]))

@@ -25,7 +25,7 @@ __all__ = ["Finding", "Report", "verify"]
 Kind = Literal["damaged", "missing", "foreign", "left over"]
 # What builds leave here no reader of a snapshot looks at.
 UNFINISHED = ("work/", "leases/", "beats/")
-SEALED = ("records/", "snapshots/", "published/", "promoted/", "withdrawn/", "runs/")
+SEALED = ("records/", "snapshots/", "published/", "promoted/", "withdrawn/", "latest/", "runs/")
 
 
 @dataclass(frozen=True)

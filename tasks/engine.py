@@ -18,7 +18,7 @@ from stillroom.errors import StageError
 from stillroom.fields import heavy_names
 from stillroom.integrity import changed_sizes
 from stillroom.operators import Operator, Unit
-from stillroom.records import Record, read_record, record_key
+from stillroom.records import Record, TableRef, read_record, record_key
 from stillroom.stored import StoredTable, physical_schema, with_hashes
 from stillroom.stores import Store
 from storage.commits import commit_fragments, version_facts
@@ -28,8 +28,9 @@ from tasks import jobs
 from tasks.environment import environment
 from tasks.pool import Job, Pool
 from tasks.specs import REMOVED_SCHEMA, Part, StageSpec
+from tasks.takeover import find_earlier, note_latest
 
-__all__ = ["Made", "partitions", "run_stage"]
+__all__ = ["Made", "obtain_stage", "partitions", "run_stage"]
 
 MIN_PARTITION, MAX_PARTITION, PARTITIONS = 256, 4096, 8
 _locks: dict[tuple[str, str], threading.Lock] = {}
@@ -43,7 +44,12 @@ class Made(NamedTuple):
     here: bool
 
 
-def run_stage(spec: StageSpec, pool: Pool, waiting: Waiting = lambda holder: None) -> Made:
+def run_stage(spec: StageSpec, pool: Pool) -> Record:
+    """The record of a stage, made now unless it is there; as `obtain_stage`."""
+    return obtain_stage(spec, pool).record
+
+
+def obtain_stage(spec: StageSpec, pool: Pool, waiting: Waiting = lambda holder: None) -> Made:
     """Run a stage unless its record is there, or another build makes it meanwhile.
 
     Args:
@@ -126,18 +132,29 @@ def partitions(rows: int) -> list[tuple[int, int]]:
 def _run_row(spec: StageSpec, pool: Pool, store: Store) -> list[Part]:
     first = next(iter(spec.inputs.values()))
     bounds = partitions(StoredTable(store, first).rows)
-    todo = [(f"{start}-{stop}", Job(jobs.row_job, (spec, start, stop))) for start, stop in bounds]
+    earlier = _earlier(spec, pool, store)
+    todo = [(f"{start}-{stop}", Job(jobs.row_job, (spec, start, stop, earlier))) for start, stop in bounds]
     return _resumable(spec, todo, pool, store)
+
+
+def _earlier(spec: StageSpec, pool: Pool, store: Store) -> TableRef | None:
+    """The table of an earlier build from which unchanged rows are taken over, once it is noted which; an operator that sees its peers takes none."""
+    found = None if registry.load(spec.operator).peers else find_earlier(spec, store)
+    if found is None:
+        return None
+    (matched,) = pool.run([Job(jobs.match_job, (spec, found))], stage=spec.stage, retries=spec.retries)
+    return matched[0] if matched else None
 
 
 def _run_source(spec: StageSpec, pool: Pool, store: Store) -> list[Part]:
     units = _units(spec, pool)
     parts = _resumable(spec, [(unit.name, Job(jobs.source_job, (spec, unit, {}), unit.threads)) for unit in units], pool, store)
     (excluded,) = pool.run([Job(jobs.duplicates_job, (spec, [unit.name for unit in units]))], stage=spec.stage)
-    if excluded:
-        again = [index for index, unit in enumerate(units) if unit.name in excluded]
-        redone = pool.run([Job(jobs.source_job, (spec, units[index], excluded[units[index].name])) for index in again], stage=spec.stage)
-        parts = [redone[again.index(index)] if index in again else part for index, part in enumerate(parts)]
+    # Names of their own: the first pass stays noted as it is, for a build that is stopped in the second.
+    again = [unit for unit in units if unit.name in excluded]
+    todo = [(f"again/{unit.name}", Job(jobs.source_job, (spec, unit, excluded[unit.name]), unit.threads)) for unit in again]
+    redone = dict(zip([unit.name for unit in again], _resumable(spec, todo, pool, store), strict=True))
+    parts = [redone.get(unit.name, part) for unit, part in zip(units, parts, strict=True)]
     return parts
 
 
@@ -210,6 +227,8 @@ def _record(spec: StageSpec, made_here: Sequence[str], parts: Sequence[Part], po
         seconds=round(time.perf_counter() - started, 3),
     )  # fmt: skip
     record = put_record(store, record, tally["leaves"])
+    if registry.load(spec.operator).shape == "row":
+        note_latest(spec, store)
     store.delete(f"work/{spec.fingerprint}/")
     return record
 

@@ -16,7 +16,7 @@ from stillroom.errors import StageError
 from stillroom.fields import heavy_names
 from stillroom.integrity import file_facts
 from stillroom.operators import Operator, Params, Rows, Unit, Work, call
-from stillroom.records import TableRef
+from stillroom.records import TableRef, read_record
 from stillroom.stored import StoredTable, physical_schema, with_hashes
 from stillroom.stores import Store
 from storage.commits import data_files, write_batches
@@ -24,15 +24,16 @@ from storage.tally import Tally, checked_tally
 from tasks.pool import report_progress
 from tasks.rows import Removed, check_given, concat_references, fit, references, split_rows
 from tasks.specs import REMOVED_SCHEMA, Part, StageSpec
+from tasks.takeover import match_rows, merged
 
-__all__ = ["duplicates_job", "join_job", "list_units_job", "row_job", "rows_job", "select_job", "source_job", "tally_job", "unit_job"]
+__all__ = ["duplicates_job", "join_job", "list_units_job", "match_job", "row_job", "rows_job", "select_job", "source_job", "tally_job", "unit_job"]
 
 WINDOW_ROWS = 1024
 _states: dict[str, Any] = {}
 
 
-def row_job(spec: StageSpec, start: int, stop: int) -> Part:
-    """Run a row operator over rows start to stop of its first input."""
+def row_job(spec: StageSpec, start: int, stop: int, earlier: TableRef | None = None) -> Part:
+    """Run a row operator over rows start to stop of its first input; rows that `match_job` found in `earlier` are taken over."""
     run = _Run(spec)
     first = next(iter(run.inputs))
     table = run.inputs[first]
@@ -45,20 +46,28 @@ def row_job(spec: StageSpec, start: int, stop: int) -> Part:
     removed = Removed()
     kept_rows = 0
     schema = physical_schema(spec.schema, heavy_names(pa.schema(added.values())))
+    output = StoredTable(run.store, earlier) if earlier else None
+    lines = _taken(run.store, spec, start, stop) if earlier else None
+
+    def worked(positions: np.ndarray) -> Rows:
+        batch = _one_batch(table.take(positions, requires))
+        rows: Rows = call(run.operator.fn, run.offer(batch=batch, state=_states.get(spec.fingerprint), peers=table, schema=table.schema))
+        if rows.batch.num_rows != batch.num_rows:
+            problem = f"operator '{spec.operator}' gave {rows.batch.num_rows} rows for {batch.num_rows}"
+            raise StageError(spec.stage, problem, "an operator must give every row back, with a reason where it leaves")
+        check_given(spec, rows.batch.schema.names, added)
+        return rows
 
     def batches() -> Iterator[pa.RecordBatch]:
         nonlocal kept_rows
         for begin in range(start, stop, WINDOW_ROWS):
             positions = np.arange(begin, min(begin + WINDOW_ROWS, stop))
-            batch = _one_batch(table.take(positions, requires))
-            rows: Rows = call(run.operator.fn, run.offer(batch=batch, state=_states.get(spec.fingerprint), peers=table, schema=table.schema))
-            if rows.batch.num_rows != batch.num_rows:
-                raise StageError(
-                    spec.stage,
-                    f"operator '{spec.operator}' gave {rows.batch.num_rows} rows for {batch.num_rows}",
-                    "an operator must give every row back, with a reason where it leaves",
-                )
-            check_given(spec, rows.batch.schema.names, added)
+            if lines is None or output is None:
+                rows = worked(positions)
+            else:
+                of_window = lines[begin - start : begin - start + len(positions)]
+                fresh = positions[(of_window["kept"].is_null() & of_window["kind"].is_null()).to_numpy()]
+                rows = merged(of_window, worked(fresh) if len(fresh) else None, output, added)
             kept, left = split_rows(rows)
             carried = references(table, positions)
             for kind, where, reasons in left:
@@ -71,6 +80,21 @@ def row_job(spec: StageSpec, start: int, stop: int) -> Part:
 
     written = run.write(spec.table, batches(), schema)
     return run.part(written, removed, {"in": stop - start, "out": kept_rows})
+
+
+def match_job(spec: StageSpec, earlier: dict[str, Any]) -> tuple[TableRef, int] | None:
+    """Note in the stage's work what can be taken over of an earlier build; its table, and how many rows are new or changed."""
+    run = _Run(spec)
+    name, table = next(iter(run.inputs.items()))
+    required = [column for column in run.operator.inputs[name].columns(run.params) if column in table.schema.names]
+    lines = match_rows(run.store, earlier, name, table, required, list(run.added.values()))
+    record = read_record(run.store, earlier["fingerprint"])
+    if lines is None or record is None:
+        return None
+    import polars as pl
+
+    run.store.put(_taken_key(spec), _ipc(lines.to_arrow().to_batches(), lines.to_arrow().schema))
+    return record.table, lines.filter(pl.col("kept").is_null() & pl.col("kind").is_null()).height
 
 
 def select_job(spec: StageSpec) -> Part:
@@ -331,6 +355,17 @@ class _Checkpoints:
 
     def get(self, name: str) -> bytes | None:
         return self.store.read(f"{self.prefix}/{name}")
+
+
+def _taken_key(spec: StageSpec) -> str:
+    return f"{spec.work}/taken"
+
+
+def _taken(store: Store, spec: StageSpec, start: int, stop: int) -> Any:
+    import polars as pl
+
+    lines = pl.from_arrow(_read_ipc(store, _taken_key(spec)))
+    return lines[start:stop]
 
 
 def _carry(inputs: dict[str, StoredTable], window: Any) -> pa.Table:

@@ -1,5 +1,6 @@
 """The pool: worker processes that run partitions and units, for all stages of a build."""
 
+import fcntl
 import multiprocessing
 import multiprocessing.forkserver
 import os
@@ -10,10 +11,12 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import BrokenExecutor, Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, suppress
+from multiprocessing import popen_forkserver, spawn
 from multiprocessing.connection import wait
+from multiprocessing.context import ForkServerContext, ForkServerProcess
 from typing import Any, NamedTuple
 
-from stillroom.errors import StageError
+from stillroom.errors import StageError, UnreachableError
 
 __all__ = ["WORKER_ENVIRONMENT", "Job", "Pool", "Progress", "portable", "report_progress", "report_to"]
 
@@ -26,7 +29,8 @@ WORKER_ENVIRONMENT = {
     "LANCE_LOG": "error",
     "HF_HUB_OFFLINE": "1",
     "HF_HUB_DISABLE_TELEMETRY": "1",
-    "PYTHONWARNINGS": "ignore:lance is not fork-safe",
+    # The second is said by the tracker of semaphores after a build was killed: it clears them away, and that is all.
+    "PYTHONWARNINGS": "ignore:lance is not fork-safe,ignore:resource_tracker",
 }
 Progress = Callable[[str, str, float, float], None]
 _progress: Any = None
@@ -57,14 +61,13 @@ class Pool:
     def __init__(self, workers: int, on_progress: Progress | None = None) -> None:
         self.workers = max(1, workers)
         self._free, self._changed = self.workers, threading.Condition()
+        self.stopped = False
         self._open(on_progress)
 
     def _open(self, on_progress: Progress | None) -> None:
         """Start the workers, and what hands their progress on."""
-        self._context = multiprocessing.get_context("forkserver")
+        self._context = _Context()
         self._context.set_forkserver_preload(PRELOAD)
-        with _worker_environment():
-            multiprocessing.forkserver.ensure_running()
         # A pipe without a lock: a worker that is killed while it holds one would stop all others. What is
         # sent is far below PIPE_BUF (4,096 bytes), so the system keeps the messages whole.
         self._messages, self._reports = self._context.Pipe(duplex=False)
@@ -79,6 +82,7 @@ class Pool:
 
         Raises:
             StageError: a worker was lost more than `retries` times over the same job.
+            UnreachableError: the store was, more than `retries` times over the same job.
         """
         results: list[Any] = [None] * len(jobs)
         failures: list[BaseException] = []
@@ -99,10 +103,20 @@ class Pool:
         return results
 
     def close(self) -> None:
-        """End the workers."""
+        """End the workers, each after the job that it is at."""
         self._executor.shutdown(wait=True, cancel_futures=True)
         self._reports.send(None)
         self._listener.join()
+
+    def stop(self) -> None:
+        """End the workers now, whatever they are at; whoever waits for them gets an error."""
+        self.stopped = True
+        self._kill()
+        self.close()
+
+    def _kill(self) -> None:
+        for process in list((self._executor._processes or {}).values()):  # `kill_workers` is there from Python 3.14 on
+            process.kill()
 
     def _attempt(
         self,
@@ -121,8 +135,13 @@ class Pool:
                     results[index] = self._result(job)
                     break
                 except BrokenExecutor:
+                    if self.stopped:
+                        raise StageError(stage, "the build was stopped") from None
                     if attempt == retries:
                         raise StageError(stage, f"a worker process died {retries + 1} times over the same work", self._if_lost) from None
+                except UnreachableError:
+                    if self.stopped or attempt == retries:
+                        raise
             if on_result:
                 on_result(index, results[index])
         except BaseException as error:  # handed to the caller's thread
@@ -151,7 +170,9 @@ class Pool:
             self._changed.notify_all()
 
     def _start(self) -> ProcessPoolExecutor:
-        return ProcessPoolExecutor(self.workers, mp_context=self._context, initializer=_begin, initargs=(self._reports,))
+        with _worker_environment():
+            multiprocessing.forkserver.ensure_running()  # again after one that was killed
+        return ProcessPoolExecutor(self.workers, mp_context=self._context, initializer=_begin, initargs=(self._reports, dict(os.environ)))
 
     def _replace(self, broken: ProcessPoolExecutor) -> None:
         with self._changed:
@@ -164,6 +185,34 @@ class Pool:
             with suppress(Exception):
                 if on_progress:
                     on_progress(*message)
+
+
+class _Popen(popen_forkserver.Popen):
+    """Starts a worker that doesn't run the caller's main script again: it needs nothing of it.
+
+    So a script or a notebook may call `stillroom.build` without `if __name__ == "__main__":`.
+    """
+
+    _one_at_a_time = threading.Lock()
+
+    def _launch(self, process_obj: Any) -> None:
+        with self._one_at_a_time:
+            whole = spawn.get_preparation_data
+            spawn.get_preparation_data = lambda name: {key: value for key, value in whole(name).items() if not key.startswith("init_main")}
+            try:
+                super()._launch(process_obj)  # type: ignore[misc]
+            finally:
+                spawn.get_preparation_data = whole
+
+
+class _Process(ForkServerProcess):
+    @staticmethod
+    def _Popen(process_obj: Any) -> Any:
+        return _Popen(process_obj)
+
+
+class _Context(ForkServerContext):
+    Process = _Process
 
 
 def report_progress(key: str, unit: str, done: float, total: float) -> None:
@@ -207,15 +256,26 @@ def _travels(error: Exception) -> bool:
         return False
 
 
-def _begin(reports: Any) -> None:
+def _begin(reports: Any, environment: dict[str, str]) -> None:
+    # The fork server keeps the environment in which it once started; an endpoint may have been set since.
+    os.environ.update({name: value for name, value in environment.items() if name not in WORKER_ENVIRONMENT})
     report_to(reports)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
     if parent is not None:
-        threading.Thread(target=_end_with, args=(parent.sentinel,), daemon=True).start()
+        _end_with(parent.sentinel)
 
 
 def _end_with(sentinel: int) -> None:
+    """End this process when its parent has ended, and so closed the other end of a pipe."""
+    with suppress(OSError):
+        # The system then sends SIGIO, which kills: unlike the thread's turn, that comes too while C code holds the interpreter for minutes.
+        fcntl.fcntl(sentinel, fcntl.F_SETOWN, os.getpid())
+        fcntl.fcntl(sentinel, fcntl.F_SETFL, fcntl.fcntl(sentinel, fcntl.F_GETFL) | os.O_ASYNC)
+    threading.Thread(target=_wait_for_end, args=(sentinel,), daemon=True).start()
+
+
+def _wait_for_end(sentinel: int) -> None:
     wait([sentinel])
     os._exit(1)
 

@@ -4,11 +4,13 @@ The driver, where `stillroom build` runs, plans, commits and publishes; a job is
 and writes the store itself, so that only names, counts and exceptions travel.
 """
 
+import logging
 import os
 import tempfile
 import threading
 import time
 import traceback
+import warnings
 from collections.abc import Callable
 from concurrent.futures import BrokenExecutor
 from contextlib import suppress
@@ -46,51 +48,54 @@ class RayPool(Pool):
     _if_lost = "is there enough memory on a node? `ray status` and the logs below /tmp/ray say more"
 
     def __init__(self, address: str, workers: int | None = None, on_progress: Progress | None = None, *, store: Store | None = None) -> None:
-        _connection.open(address)
         self._terms = _Terms.of(store)
+        _connection.open(address)
         self._running: set[Any] = set()
-        self._closed = threading.Event()
+        self._ended = threading.Event()
         super().__init__(workers or 2 * int(sum(node.get("CPU", 0) for node in _nodes())), on_progress)
 
     def _open(self, on_progress: Progress | None) -> None:
         import ray
 
-        # Ray hides no GPU from a task that asked for none, unless told to: what a job computes must not depend on its node.
-        seen = WORKER_ENVIRONMENT | {"RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1"}
-        # Who may try again, and how often, is for `run` to say.
-        self._task = ray.remote(_work).options(max_retries=0, scheduling_strategy="SPREAD", runtime_env={"env_vars": seen})
+        self._task = ray.remote(_work)
         self._board: Any = None
-        self._listener: threading.Thread | None = None
+        self._follower: threading.Thread | None = None
         if on_progress:
             # On the head node, without which there is no cluster anyway.
             self._board = ray.remote(_Board).options(num_cpus=0, resources={"node:__internal_head__": 0.001}).remote()
-            self._listener = threading.Thread(target=self._follow, args=(on_progress,), daemon=True)
-            self._listener.start()
+            self._follower = threading.Thread(target=self._follow, args=(on_progress,), daemon=True)
+            self._follower.start()
 
     def close(self) -> None:
-        """End what runs, and this process's connection if no other build uses it."""
+        """End what still runs, and this process's connection if no other build uses it."""
         import ray
 
-        self._closed.set()
+        self.stopped = True
+        self._kill()
+        self._ended.set()
+        if self._follower:
+            self._follower.join()
+            ray.kill(self._board)
+        _connection.close()
+
+    def _kill(self) -> None:
+        import ray
+
         for ref in list(self._running):
             with suppress(Exception):
                 ray.cancel(ref, force=True)
-        if self._listener:
-            self._listener.join()
-            ray.kill(self._board)
-        _connection.close()
 
     def _result(self, job: Job) -> Any:
         import ray
         from ray import exceptions as ends
 
-        if self._closed.is_set():
-            raise RuntimeError("the pool is closed")
-        ref = self._task.options(**_needs(job)).remote(job.fn, job.args, self._board, self._terms)
+        if self.stopped:
+            raise BrokenExecutor("the pool is closed")
+        ref = self._task.options(**_options(job)).remote(job.fn, job.args, self._board, self._terms)
         self._running.add(ref)
         try:
             returned, value = ray.get(ref)
-        except (ends.WorkerCrashedError, ends.NodeDiedError, ends.OutOfMemoryError, ends.ObjectLostError, ends.LocalRayletDiedError) as error:
+        except _lost() as error:
             raise BrokenExecutor(str(error)) from error
         except (ends.RayTaskError, ends.RuntimeEnvSetupError) as error:  # a job's own exception is returned, so this is none
             raise InputError("cluster", f"a node can't run stillroom: {_last_line(error)}", "install the same packages on every node") from error
@@ -98,13 +103,13 @@ class RayPool(Pool):
             self._running.discard(ref)
         if returned:
             return value
-        error, trace = value
-        raise error from _OnNode(trace)
+        raised, trace = value
+        raise raised from _OnNode(trace)
 
     def _follow(self, on_progress: Progress) -> None:
         import ray
 
-        while not self._closed.wait(PROGRESS_EVERY_S):
+        while not self._ended.wait(PROGRESS_EVERY_S):
             with suppress(Exception):  # progress is a courtesy
                 for (key, unit), (done, total) in ray.get(self._board.take.remote()).items():
                     on_progress(key, unit, done, total)
@@ -151,11 +156,12 @@ def _init(address: str) -> None:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     local: dict[str, Any] = {}
     if address == "local":
-        local = {"include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES, "num_cpus": len(os.sched_getaffinity(0))} if address == "local" else {}
+        local = {"include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES, "num_cpus": len(os.sched_getaffinity(0))}
     # Without a working directory of their own, workers would get the driver's at the head of sys.path, where somebody's `tasks.py` may lie.
-    with tempfile.TemporaryDirectory(prefix="stillroom-") as empty:
+    with tempfile.TemporaryDirectory(prefix="stillroom-") as empty, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "lance is not fork-safe")  # what is forked here for `local` runs another program at once
         try:
-            ray.init(address, runtime_env={"working_dir": empty}, log_to_driver=False, logging_level="error", **local)
+            ray.init(address, runtime_env={"working_dir": empty}, log_to_driver=False, logging_level=logging.ERROR, **local)
         except (OSError, RuntimeError, ValueError) as error:
             ray.shutdown()
             raise InputError(f"cluster '{address}'", f"no cluster answers: {_last_line(error)}", "`ray status` says whether one is up") from error
@@ -168,17 +174,40 @@ def _nodes() -> list[dict[str, float]]:
     return [node["Resources"] for node in ray.nodes() if node["Alive"]]
 
 
-def _needs(job: Job) -> dict[str, Any]:
-    """What a job asks of a node, and what Ray calls it. More cores than any node has would never run."""
+def _options(job: Job) -> dict[str, Any]:
+    """How Ray runs a job: whom it asks for what."""
     spec = next((value for value in job.args if isinstance(value, StageSpec)), None)
     gpus = 1 if spec and spec.device.startswith("cuda") else 0
     cores = 1
     if job.threads > 1 or gpus:
         nodes = _nodes()
+        # A task that asks for more cores than any node has would wait for ever.
         cores = max(1, min(job.threads, int(max((node.get("CPU", 0) for node in nodes), default=1))))
         if gpus and spec and not any(node.get("GPU", 0) for node in nodes):
             raise StageError(spec.stage, "wants a GPU (run.device: cuda), and no node of the cluster has one", "leave run.device out")
-    return {"num_cpus": cores, "num_gpus": gpus, "name": f"{spec.stage}: {job.fn.__name__}" if spec else job.fn.__name__}
+    return {
+        "name": f"{spec.stage}: {job.fn.__name__}" if spec else job.fn.__name__,
+        "num_cpus": cores,
+        "num_gpus": gpus,
+        "max_retries": 0,  # who tries again, and how often, is for `run` to say
+        "scheduling_strategy": "SPREAD",
+        # Ray hides no GPU from a task that asked for none, unless told to: what a job computes must not depend on its node.
+        "runtime_env": {"env_vars": WORKER_ENVIRONMENT | {"RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1"}},
+    }
+
+
+def _lost() -> tuple[type[Exception], ...]:
+    """What Ray raises where a worker, its node or its result is gone, by itself or by `ray.cancel`."""
+    from ray import exceptions as ends
+
+    return (
+        ends.WorkerCrashedError,
+        ends.NodeDiedError,
+        ends.OutOfMemoryError,
+        ends.ObjectLostError,
+        ends.LocalRayletDiedError,
+        ends.TaskCancelledError,
+    )
 
 
 def _last_line(error: BaseException) -> str:

@@ -9,7 +9,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect.states import Completed
 
 from stillroom.records import Record, TableRef
-from tasks.engine import run_stage
+from tasks.engine import obtain_stage
 from tasks.pool import Pool
 from tasks.specs import StageSpec
 
@@ -25,6 +25,7 @@ class StageCall:
         spec: makes the engine's spec, given the tables of the stages that it reads.
         pool: the build's pool, made when the first stage needs it.
         begun, ended: told when it starts and with which record it ends; `ended` may refuse the record.
+        waiting: told which other build is waited for, where one makes the same stage.
     """
 
     record: Record | None
@@ -32,6 +33,7 @@ class StageCall:
     pool: Callable[[], Pool]
     begun: Callable[[], None]
     ended: Callable[[Record, bool], None]
+    waiting: Callable[[str], None]
 
 
 # Whether a result exists is the store's word, not Prefect's cache's.
@@ -42,6 +44,7 @@ def stage(name: str, call: StageCall, tables: dict[str, TableRef]) -> State[Any]
         call.ended(call.record, True)
         return Completed(name="Reused", message=f"fingerprint {call.record.fingerprint[:12]}", data=call.record.table)
     call.begun()
-    record = run_stage(call.spec(tables), call.pool())
-    call.ended(record, False)
-    return Completed(name="Built", message=f"{record.table.rows:,} rows, fingerprint {record.fingerprint[:12]}", data=record.table)
+    record, made_here = obtain_stage(call.spec(tables), call.pool(), call.waiting)
+    call.ended(record, not made_here)
+    told = f"{record.table.rows:,} rows, fingerprint {record.fingerprint[:12]}"
+    return Completed(name="Built" if made_here else "Reused", message=told if made_here else f"{told}, made by another build", data=record.table)

@@ -2,6 +2,7 @@
 
 import sys
 from importlib import import_module
+from keyword import iskeyword
 from typing import Annotated, Any
 
 import typer
@@ -13,7 +14,7 @@ from stillroom.errors import StillroomError
 __all__ = ["COMMANDS", "app", "main"]
 
 # In the order of `--help`: the order in which one meets them.
-COMMANDS = ("init", "build", "plan", "ops", "snapshots", "show", "promote", "demote", "runs", "ui")
+COMMANDS = ("init", "build", "plan", "ops", "snapshots", "show", "diff", "explain", "promote", "demote", "export", "import", "verify", "migrate", "runs", "ui")
 
 INTERRUPTED = 130
 
@@ -52,7 +53,8 @@ def options(version: Annotated[bool, typer.Option("--version", callback=_show_ve
 
 
 for _name in COMMANDS:
-    app.command(_name)(getattr(import_module(f"flows.cli.{_name}"), _name))
+    _module = f"{_name}_" if iskeyword(_name) else _name
+    app.command(_name)(getattr(import_module(f"flows.cli.{_module}"), _module))
 
 
 def main() -> None:

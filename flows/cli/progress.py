@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from flows.cli.shared import cell, say
-from flows.events import Event, Note, StageDone, StageFailed, StageProgress, StageStarted
+from flows.events import Event, Note, StageDone, StageFailed, StageProgress, StageStarted, StageWaiting
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -113,6 +113,9 @@ class LiveProgress(Progress):
             if task is not None and event.total:
                 how_far = f"{event.done / event.total:.0%}"
                 self._bars.update(task, total=event.total, completed=event.done, how_far=how_far)
+        elif isinstance(event, StageWaiting):
+            if event.name in self._running:
+                self._bars.update(self._running[event.name], how_far=_waits(event))
         elif isinstance(event, Note):
             self._bars.console.print(cell(event.text), style="dim", soft_wrap=True)
         else:
@@ -147,6 +150,8 @@ class PlainProgress(Progress):
             if event.total and event.done < event.total and now - self._said.get(event.name, now) > PLAIN_PAUSE_S:
                 self._said[event.name] = now
                 say(f"  {cell(event.name):<{NAME_WIDTH}} {event.done / event.total:.0%}")
+        elif isinstance(event, StageWaiting):
+            say(f"  {cell(event.name):<{NAME_WIDTH}} {_waits(event)}")
         elif isinstance(event, Note):
             say(cell(event.text))
         else:
@@ -155,6 +160,10 @@ class PlainProgress(Progress):
 
 def _state(event: StageDone | StageFailed) -> str:
     return event.state if isinstance(event, StageDone) else "Failed"
+
+
+def _waits(event: StageWaiting) -> str:
+    return f"waits for another build that makes it ({cell(event.holder)})"
 
 
 def _line(event: StageDone | StageFailed) -> str:

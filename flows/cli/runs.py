@@ -15,18 +15,19 @@ COLUMNS = {
 
 def runs(store: Store = DEFAULT_STORE, as_json: Json = False) -> None:
     """List the builds in the store: state, failed stage, and the command to go on."""
+    from flows.crashes import tell_crashed
     from stillroom.stores import Store as OpenStore
     from storage.runs import list_runs
 
+    tell_crashed(OpenStore(store))
     found = list_runs(OpenStore(store))
     lines = found if as_json else [{**run, "started": local_time(run["started"]), "message": _first_line(run["message"])} for run in found]
     print_table(lines, COLUMNS, as_json=as_json)
     if as_json:
         return
-    # A run that was killed says `Running` for ever, so the command is worth printing for that one too.
     newest = {run["recipe"]: run for run in sorted(found, key=lambda run: str(run["started"]))}
     for run in newest.values():
-        if run["state"] != "Completed":
+        if run["state"] in ("Failed", "Crashed"):
             say(f"to go on with {run['recipe']}: {run['command']}")
 
 

@@ -1,6 +1,7 @@
 """What the commands share: the options `--store` and `--json`, and how rows, JSON and remarks are printed."""
 
 import json
+import math
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
@@ -71,6 +72,7 @@ def print_table(
     as_json: bool = False,
     title: str | None = None,
     dim: Sequence[bool] = (),
+    styles: Mapping[str, str] | None = None,
 ) -> None:
     """Print rows (mappings or dataclasses) as a table, or all of their fields as JSON.
 
@@ -80,6 +82,7 @@ def print_table(
         as_json: print JSON instead, with all fields whatever `columns` says.
         title: a line above the table.
         dim: for each row, whether it stands back.
+        styles: how a column's cells look, by field: a colour of rich.
     """
     if as_json:
         print_json(list(rows))
@@ -95,7 +98,7 @@ def print_table(
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=title, title_justify="left", title_style="bold")
     for name, heading in headings.items():
         numeric = any(_is_number(line.get(name)) for line in lines)
-        table.add_column(Text(heading), justify="right" if numeric else "left", no_wrap=numeric, overflow="fold")
+        table.add_column(Text(heading), justify="right" if numeric else "left", no_wrap=numeric, overflow="fold", style=(styles or {}).get(name))
     for index, line in enumerate(lines):
         table.add_row(*(Text(cell(line.get(name))) for name in headings), style="dim" if index < len(dim) and dim[index] else None)
     output().print(table)
@@ -125,13 +128,15 @@ def local_time(stamp: str) -> str:
 
 
 def plain(value: Any) -> Any:
-    """The value in dicts, lists, strings and numbers, for JSON."""
+    """The value in dicts, lists, strings and numbers, for JSON, which has no NaN and no infinity: those are text."""
     if is_dataclass(value) and not isinstance(value, type):
         value = asdict(value)
     if isinstance(value, Mapping):
         return {str(name): plain(entry) for name, entry in value.items()}
     if isinstance(value, list | tuple | set | frozenset):
         return [plain(entry) for entry in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
     return value if value is None or isinstance(value, bool | int | float | str) else str(value)
 
 

@@ -17,18 +17,33 @@ STAGE_COLUMNS = {
     "merged": "merged",
     "seconds": "seconds",
 }
+LINEAGE_COLUMNS = {
+    "name": "stage",
+    "op": "operator",
+    "from": "from",
+    "rows": "rows",
+    "left": "left",
+    "fingerprint": "fingerprint",
+    "table": "table",
+    "seconds": "seconds",
+}
+Lineage = Annotated[bool, typer.Option("--lineage", help="Show the DAG instead: each stage with its rows, fingerprint, versions and seconds.")]
 GATE_COLUMNS = {"name": "gate", "column": "column", "failed": "rows that fail", "examples": "for example"}
 
 
 def show(
     snapshot: Annotated[str, typer.Argument(metavar="NAME[@N]", help="A snapshot; without a number, the promoted one.")],
+    lineage: Lineage = False,
     store: Store = DEFAULT_STORE,
     as_json: Json = False,
 ) -> None:
-    """Show a snapshot: rows, stages, gates, proof, report."""
+    """Show a snapshot: rows, stages, gates, proof, report; or its lineage."""
     from stillroom.snapshots import manifest_of
 
     manifest = manifest_of(snapshot, store)
+    if lineage:
+        _print_lineage(manifest, as_json)
+        return
     if as_json:
         print_json(manifest)
         return
@@ -51,6 +66,31 @@ def _print_head(manifest: Mapping[str, Any]) -> None:
         f"made {local_time(manifest['created'])} from {manifest['recipe']['path']}, seed {manifest['seed']}, in {manifest['seconds']:.0f} s", soft_wrap=True
     )
     console.print(f"digest {manifest['digest']}\n", soft_wrap=True)
+
+
+def _print_lineage(manifest: Mapping[str, Any], as_json: bool) -> None:
+    from flows.history.lineage import lineage
+
+    found = lineage(manifest)
+    if as_json:
+        print_json(found)
+        return
+    width = max(len(line.graph) for line in found)
+    lines = [
+        {
+            "name": f"{line.graph:<{width}}  {line.name}",
+            "op": line.op + (f" {line.version}" if line.version is not None else "") + (f" +{len(line.hidden)} hidden" if line.hidden else ""),
+            "from": line.inputs,
+            "rows": line.rows,
+            "left": sum(line.counts.get(fate) or 0 for fate in ("dropped", "rejected", "merged")) or None,
+            "fingerprint": line.fingerprint[:12],
+            "table": f"version {line.table_version}",
+            "seconds": float(line.seconds),
+        }
+        for line in found
+    ]
+    print_table(lines, LINEAGE_COLUMNS)
+    output().print("● samples  ○ models  ◇ figures  ◆ the snapshot; a stage's seconds count its hidden stages", style="dim", soft_wrap=True)
 
 
 def _print_stages(stages: list[dict[str, Any]]) -> None:

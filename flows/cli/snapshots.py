@@ -10,6 +10,7 @@ COLUMNS = {
     "rows": "rows",
     "promoted": "promoted",
     "trial": "trial",
+    "withdrawn": "withdrawn",
     "digest": "digest",
 }
 

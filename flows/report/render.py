@@ -17,7 +17,7 @@ from flows.report.survey import Survey, survey, survey_removed
 from flows.report.thumbnails import image_column, side_for
 from stillroom.operators import Table
 
-__all__ = ["render"]
+__all__ = ["page_environment", "render"]
 
 Manifest = dict[str, Any]
 _HERE = Path(__file__).parent
@@ -75,7 +75,7 @@ def render(manifest: Manifest, tables: Callable[[str], Table], removed: Callable
         "differences": differences_forest(manifest["proof"]) if manifest.get("proof") else None,
     }
     # A browser takes a page with a NUL in it for something else than text.
-    return _environment().get_template("page.html.j2").render(page).replace("\0", "\ufffd")
+    return page_environment().get_template("page.html.j2").render(page).replace("\0", "\ufffd")
 
 
 def _headline(manifest: Manifest, surveys: dict[str, Survey], tables: Callable[[str], Table]) -> str:
@@ -150,7 +150,8 @@ def _histogram(end: Source, its_survey: Survey, shown: list[str]) -> dict[str, A
     }
 
 
-def _environment() -> Environment:
+def page_environment() -> Environment:
+    """What templates are rendered with: everything escaped, what is missing an error, the shared filters and the style."""
     environment = Environment(loader=FileSystemLoader(_HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters |= {
         "count": lambda number: "" if number is None else sentences.count(number),

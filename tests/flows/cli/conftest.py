@@ -80,3 +80,29 @@ publish:
 def mini(recipe: Callable[[str], Path]) -> Path:
     """A recipe of three stages over the embedded digits."""
     return recipe(MINI)
+
+
+@pytest.fixture
+def tiny(tmp_path: Path) -> Path:
+    """A store with pets@1, which has six rows, and no stage."""
+    import pyarrow as pa
+
+    from stillroom.fields import image_field, label_field
+    from stillroom.stored import hash_field, hashes, table_bytes
+    from stillroom.stores import Store
+    from storage.commits import commit_fragments, version_facts, write_batches
+    from storage.publish import publish_manifest
+    from storage.tally import Tally
+
+    store = Store(tmp_path / "store")
+    images = pa.array([b"\x89PNG\r\n\x1a\n%d" % number for number in range(6)], pa.binary())
+    schema = pa.schema([("sample_id", pa.string()), image_field(), hash_field("image"), label_field(["cat", "dog"]), ("split", pa.string())])
+    table = pa.table([[f"{number}" for number in range(6)], images, hashes(images), [0, 1] * 3, ["train"] * 4 + ["test"] * 2], schema=schema)
+    tally = Tally(schema)
+    fragments = write_batches(store, "pets", tally.watch(table.to_batches()), schema)
+    ref = commit_fragments(store, "pets", schema, fragments, fingerprint="ab" * 32)
+    where = {"name": "pets", "version": ref.version, "fingerprint": ref.fingerprint, "rows": 6, "digest": tally.digest.hexdigest()}
+    manifest = {"format": 1, "name": "pets", "digest": where["digest"], "rows": 6, "splits": {"train": 4, "test": 2}, "table": where, "trial": False}
+    files = version_facts(store, [ref], {})
+    publish_manifest(store, manifest | {"files": files, "bytes": table_bytes(store, ref), "stages": [], "gates": [], "proof": None})
+    return tmp_path / "store"

@@ -46,3 +46,11 @@ def test_plan_looks_without_loading_what_runs(mini: Path, store: Path):
 @pytest.mark.parametrize("words", [["show", "digits@1"], ["show", "digits@1", "--json"], ["snapshots"], ["runs"]])
 def test_looking_at_a_store_loads_no_engine(words, published: Path):
     assert not loaded_by(*words, "--store", str(published)) & HEAVY
+
+
+@pytest.mark.parametrize("form", ["parquet", "webdataset", "hf"])
+def test_export_and_import_load_no_engine(form, tiny: Path, tmp_path: Path):
+    heavy = HEAVY - {"pandas"}  # pyarrow loads it, if it is installed, to make an array of Python's objects
+    assert not loaded_by("export", "pets@1", str(tmp_path / "out"), "--as", form, "--store", str(tiny)) & heavy
+    if form == "parquet":
+        assert not loaded_by("import", str(tmp_path / "out"), "--store", str(tmp_path / "other")) & heavy

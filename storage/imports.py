@@ -1,0 +1,189 @@
+"""Import: a Parquet export becomes a snapshot in another store, with the same rows in the same order, or nothing does.
+
+Everything is checked before it counts: the bytes of each file, heavy values against their hashes, and
+all light columns against the digest that the snapshot had. A crash leaves data files that `gc` removes.
+"""
+
+import re
+from base64 import b64decode
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from schemas.recipe import NAME_PATTERN
+from stillroom.digests import json_digest
+from stillroom.errors import InputError, StoreError
+from stillroom.format import require_format
+from stillroom.integrity import file_facts
+from stillroom.sealed import unseal
+from stillroom.snapshots import withdrawn
+from stillroom.stored import StoredTable, table_bytes
+from stillroom.stores import Store
+from storage.commits import commit_fragments, data_files, version_facts, write_batches
+from storage.export import FORMAT, MANIFEST, REPORT, Report, about_export, false_hash
+from storage.publish import list_manifests, publish_manifest
+from storage.runs import begin_run, end_run
+from storage.tally import Tally, checked_tally
+from storage.whole import file_digest
+
+__all__ = ["Imported", "import_snapshot"]
+
+
+@dataclass(frozen=True)
+class Imported:
+    """A snapshot that is in the store now; `same` where it was before."""
+
+    snapshot: str
+    origin: str
+    digest: str
+    splits: dict[str, int]
+    same: bool
+
+
+def import_snapshot(source: Path, store: Store, *, command: str = "", report: Report = lambda done, total: None) -> Imported:
+    """Make an exported snapshot one of `store`: same name, digest, splits and order of rows; the number is the next free one.
+
+    Args:
+        source: the folder of an export `--as parquet` of all splits.
+        command: what the store's log of runs says would go on with it.
+        report: told how many rows are written.
+
+    Raises:
+        InputError: no such export, it was withdrawn from this store, or a file, a row or the manifest isn't as it was exported; the store is as before.
+        StoreError: the store can't be written.
+    """
+    about = _checked_about(source)
+    manifest = _checked_manifest(source, about)
+    require_format(store)
+    if held := _held_already(source, store, manifest):
+        return _imported(held, about, same=True)
+    _check_files(source, about)
+    run = begin_run(store, manifest["name"], {}, command)
+    try:
+        published = publish_manifest(store, _written(source, about, manifest, store, report))
+        if (source / REPORT).exists():  # sealed as it stood in its store
+            store.put(f"snapshots/{published['name']}/{published['number']}.html", (source / REPORT).read_bytes())
+    except BaseException as error:
+        end_run(store, run, "Failed", stage="import", message=str(error))
+        raise
+    end_run(store, run, "Completed")
+    return _imported(published, about, same=False)
+
+
+def _checked_about(source: Path) -> dict[str, Any]:
+    about = about_export(source)
+    if about.get("format") != FORMAT:
+        raise InputError(str(source), f"is an export of format {about.get('format')}, and this stillroom reads {FORMAT}", "install a newer stillroom")
+    if about["as"] != "parquet":
+        raise InputError(str(source), f"is an export --as {about['as']}, which doesn't keep everything", f"export {about['snapshot']} --as parquet")
+    return about
+
+
+def _checked_manifest(source: Path, about: dict[str, Any]) -> dict[str, Any]:
+    try:
+        manifest = unseal((source / MANIFEST).read_bytes(), MANIFEST)
+    except (OSError, StoreError):
+        raise _damaged(source, about, MANIFEST, "is missing or damaged") from None
+    if manifest["digest"] != about["digest"]:
+        raise _damaged(source, about, MANIFEST, "is that of another snapshot")
+    # The name becomes part of paths in the store.
+    if not re.fullmatch(NAME_PATTERN, manifest["name"]):
+        raise _damaged(source, about, MANIFEST, f"names a snapshot '{manifest['name']}', which is no name")
+    if dict(manifest["splits"]) != about["splits"]:
+        raise InputError(str(source), f"holds {', '.join(about['splits'])} of {', '.join(manifest['splits'])}", "export it without --split")
+    return manifest
+
+
+def _check_files(source: Path, about: dict[str, Any]) -> None:
+    for file in about["files"]:
+        path = source / file["file"]
+        if not path.is_file():
+            raise _damaged(source, about, file["file"], "is missing")
+        if path.stat().st_size != file["bytes"] or file_digest(path) != file["blake3"]:
+            raise _damaged(source, about, file["file"], f"is not the file that was exported (its BLAKE3 isn't {file['blake3'][:12]}…)")
+
+
+def _written(source: Path, about: dict[str, Any], manifest: dict[str, Any], store: Store, report: Report) -> dict[str, Any]:
+    """Write the rows as a version of the published table, and give the manifest that would publish them."""
+    name, schema = manifest["name"], pa.ipc.read_schema(pa.py_buffer(b64decode(about["schema"])))
+    fingerprint = json_digest({"import": name, "digest": about["digest"]})
+    tally = Tally(schema)
+    fragments = write_batches(store, name, tally.watch(_rows(source, about, schema, report)), schema)
+    if tally.digest.hexdigest() != about["digest"]:
+        found = tally.digest.hexdigest()
+        raise InputError(str(source), f"its rows have digest {found[:12]}…, those of {about['snapshot']} have {about['digest'][:12]}…", "export it again")
+    known = file_facts(store, data_files(name, fragments))
+    table = commit_fragments(store, name, schema, fragments, fingerprint=fingerprint, digest=about["digest"])
+    counted = checked_tally(StoredTable(store, table), [tally.as_json()])
+    store.put_json(f"published/{fingerprint}.leaves", {"leaves": counted["leaves"]})
+    where = {"name": name, "version": table.version, "fingerprint": fingerprint, "rows": table.rows, "digest": about["digest"], "columns": counted["columns"]}
+    return {
+        **_made_elsewhere(manifest),
+        "table": where,
+        "files": version_facts(store, [table], known),
+        "bytes": table_bytes(store, table),
+        "imported": {
+            "from": about["snapshot"],
+            "created": manifest["created"],
+            "table": {key: manifest["table"][key] for key in ("version", "fingerprint", "digest")},
+            "stillroom": about["stillroom"],
+            "at": datetime.now(UTC).isoformat(timespec="seconds"),
+        },
+    }
+
+
+def _rows(source: Path, about: dict[str, Any], schema: pa.Schema, report: Report) -> Iterator[pa.RecordBatch]:
+    import pyarrow.parquet as pq
+
+    done = 0
+    for entry in about["files"]:
+        if "split" not in entry:
+            continue
+        with pq.ParquetFile(source / entry["file"]) as file:
+            # A row group is what the export meant to be held in memory.
+            for group in range(file.num_row_groups):
+                table = file.read_row_group(group)
+                if table.schema.names != schema.names or table.schema.types != schema.types:
+                    raise _damaged(source, about, entry["file"], "has other columns than the snapshot")
+                for batch in table.combine_chunks().to_batches():
+                    batch = pa.RecordBatch.from_arrays(batch.columns, schema=schema)
+                    if wrong := false_hash(batch):
+                        raise _damaged(source, about, entry["file"], f"holds a damaged row: the {wrong} is not what its hash says")
+                    yield batch
+                    done += batch.num_rows
+                    report(done, about["rows"])
+
+
+def _made_elsewhere(manifest: dict[str, Any]) -> dict[str, Any]:
+    """The manifest as it was, but for the tables that stay behind: version 0 is in no store, so nobody takes another build's for them."""
+
+    def absent(table: dict[str, Any] | None) -> dict[str, Any] | None:
+        return table and {**table, "version": 0}
+
+    stages = [{**stage, "table": absent(stage["table"]), "removed": absent(stage["removed"])} for stage in manifest["stages"]]
+    proof = manifest["proof"]
+    if proof and "table" in proof:
+        proof = {**proof, "table": absent(proof["table"])}
+    return {**manifest, "stages": stages, "proof": proof}
+
+
+def _held_already(source: Path, store: Store, manifest: dict[str, Any]) -> dict[str, Any] | None:
+    """The manifest of a snapshot of the same content, if the store has one."""
+    for held in list_manifests(store, manifest["name"]):
+        if all(held[key] == manifest[key] for key in ("digest", "trial", "splits")):
+            if mark := withdrawn(store, held["name"], held["number"]):
+                raise InputError(str(source), f"holds what was withdrawn from {store.uri} as {held['name']}@{held['number']}: {mark['reason']}")
+            return held
+    return None
+
+
+def _damaged(source: Path, about: dict[str, Any], file: str, problem: str) -> InputError:
+    return InputError(str(source), f"{file} {problem}; nothing is imported", f"export {about['snapshot']} again, or copy the folder again")
+
+
+def _imported(manifest: dict[str, Any], about: dict[str, Any], *, same: bool) -> Imported:
+    return Imported(f"{manifest['name']}@{manifest['number']}", about["snapshot"], manifest["digest"], dict(manifest["splits"]), same)

@@ -1,0 +1,162 @@
+"""Takeover: what didn't change isn't worked on again, and the table is that of a build from nothing."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from textwrap import dedent
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from flows.plan import make_plan
+from stillroom import registry
+from stillroom.records import Record
+from stillroom.stored import StoredTable
+from stillroom.stores import Store
+from storage.verify import verify
+from tasks.engine import run_stage
+from tasks.pool import Pool
+
+OPERATORS = {
+    "ingest/listed": """
+        import pyarrow as pa
+        from stillroom.fields import image_field
+        from stillroom.operators import Params, Unit, source
+
+        class Listed(Params):
+            rows: list[tuple[str, int]]
+
+        @source(version=1, units=lambda params: [Unit("all")], adds={"sample_id": pa.string(), "image": image_field(), "number": pa.int64(), "note": pa.string()})
+        def listed(unit, params: Listed):
+            ids, numbers = [name for name, _ in params.rows], [number for _, number in params.rows]
+            images = [str(number % 7).encode() for number in numbers]
+            yield pa.record_batch({"sample_id": pa.array(ids, pa.string()), "image": pa.array(images, pa.binary()),
+                                   "number": pa.array(numbers, pa.int64()), "note": pa.array([f"{number}!" for number in numbers], pa.string())})
+    """,
+    "filter/worked": """
+        import os
+        from pathlib import Path
+        import pyarrow as pa
+        from stillroom.fields import image_field
+        from stillroom.operators import Params, Rows, row
+
+        class Worked(Params):
+            log: str = ""
+
+        @row(version=1, requires=["image"], adds={"length": pa.int32(), "thumb": image_field()})
+        def worked(batch, params: Worked, inputs):
+            log = os.environ["WORKED_LOG"]
+            images = batch["image"].to_pylist()
+            Path(log, os.urandom(8).hex()).write_text("\\n".join(batch["sample_id"].to_pylist()))
+            digits = [int(image) for image in images]
+            batch = batch.append_column("length", pa.array([digit * 10 for digit in digits], pa.int32()))
+            batch = batch.append_column("thumb", pa.array([b"t" + image for image in images], pa.binary()))
+            return Rows(batch, pa.array(["zero" if digit == 0 else None for digit in digits]), pa.array(["one" if digit == 1 else None for digit in digits]))
+    """,
+}
+Rows = list[tuple[str, int]]
+
+
+@pytest.fixture(scope="module")
+def log(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Where the operator leaves the ids that it worked on; it is installed meanwhile."""
+    site, log = tmp_path_factory.mktemp("site"), tmp_path_factory.mktemp("log")
+    for name, code in OPERATORS.items():
+        path = site / "listing_operators" / f"{name}.py"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(dedent(code))
+    info = site / "listing-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: listing\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[stillroom.operators]\nlisting = listing_operators\n")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(site))
+        patch.setenv("WORKED_LOG", str(log))
+        registry.operators.cache_clear()
+        registry.load.cache_clear()
+        yield log
+    registry.operators.cache_clear()
+    registry.load.cache_clear()
+
+
+@pytest.fixture(scope="module")
+def pool(log: Path) -> Iterator[Pool]:
+    assert str(log)
+    found = Pool(1)
+    yield found
+    found.close()
+
+
+@pytest.fixture
+def build(tmp_path_factory: pytest.TempPathFactory, pool: Pool, log: Path) -> Callable[[Rows, Path], tuple[Record, list[str]]]:
+    """Builds the two stages over these rows; gives the filter's record, and the ids that were worked on."""
+    recipe = tmp_path_factory.mktemp("recipe") / "r.yaml"
+
+    def run(rows: Rows, store: Path) -> tuple[Record, list[str]]:
+        given = [list(row) for row in rows]
+        recipe.write_text(
+            f"name: r\nseed: 1\nstages:\n  raw: {{op: ingest.listed, rows: {given}}}\n  sound: {{op: filter.worked, from: raw}}\n".replace("'", '"')
+        )
+        records: dict[str, Record] = {}
+        for planned in make_plan(recipe, store).stages:
+            spec = make_plan(recipe, store).spec(planned, {name: record.table for name, record in records.items()})
+            records[planned.name] = planned.record or run_stage(spec, pool)
+        worked = [line for file in log.iterdir() for line in file.read_text().split("\n") if line]
+        for file in log.iterdir():
+            file.unlink()
+        return records["sound"], sorted(worked)
+
+    return run
+
+
+def left(store: Path, record: Record) -> list[tuple[object, ...]]:
+    if record.removed is None:
+        return []
+    return StoredTable(Store(store), record.removed).frame().rows()
+
+
+def test_new_and_changed_rows_alone_are_worked_on(build, store, tmp_path):
+    first = [(f"s{n}", n) for n in range(2, 30)]
+    build(first, store)
+    # One changed, one new at the front, one new inside, one gone; the order of others moved.
+    second = [("new", 5), *first[10:], ("s3", 4), *first[2:10], ("late", 7)]
+    record, worked = build(second, store)
+    assert worked == ["late", "new", "s3"]
+    whole, all_worked = build(second, tmp_path / "whole")
+    assert len(all_worked) == len(second)
+    assert (record.table.digest, record.counts, left(store, record)) == (whole.table.digest, whole.counts, left(tmp_path / "whole", whole))
+    table = StoredTable(Store(store), record.table)
+    assert table.take([0, 1], ["sample_id", "image", "thumb"]).to_pylist()[0] == {"sample_id": "new", "image": b"5", "thumb": b"t5"}
+    assert verify(Store(store)).sound
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=8)
+@given(nights=st.lists(st.dictionaries(st.sampled_from("abcdefgh"), st.integers(0, 9), min_size=1), min_size=2, max_size=4))
+def test_any_row_of_nights_ends_as_builds_from_nothing_do(build, tmp_path_factory, nights):
+    folder = tmp_path_factory.mktemp("nights")
+    before: dict[str, int] = {}
+    seen: set[tuple[tuple[str, int], ...]] = set()
+    for number, night in enumerate(nights):
+        rows = sorted(night.items())
+        record, worked = build(rows, folder / "store")
+        changed = sorted(name for name, value in rows if name not in before or before[name] % 7 != value % 7)
+        assert worked == ([] if tuple(rows) in seen else changed)
+        whole, _ = build(rows, folder / str(number))
+        assert (record.table.digest, record.counts, left(folder / "store", record)) == (whole.table.digest, whole.counts, left(folder / str(number), whole))
+        if tuple(rows) not in seen:
+            before = dict(rows)
+        seen.add(tuple(rows))
+
+
+def test_another_parameter_takes_nothing_over(build, store, log, pool, tmp_path):
+    recipe = tmp_path / "r.yaml"
+    recipe.write_text('name: r\nseed: 1\nstages:\n  raw: {op: ingest.listed, rows: [["a", 3]]}\n  sound: {op: filter.worked, from: raw}\n')
+    for override in ([], ["sound.log=other"]):
+        records: dict[str, Record] = {}
+        plan = make_plan(recipe, store, override)
+        for planned in plan.stages:
+            records[planned.name] = planned.record or run_stage(plan.spec(planned, {name: record.table for name, record in records.items()}), pool)
+    assert len(list(log.iterdir())) == 2
+    assert [file.read_text() for file in log.iterdir()] == ["a", "a"]
+    for file in log.iterdir():
+        file.unlink()
