@@ -2,6 +2,7 @@
 
 python benchmarks/chaos.py                              200 kills of a recipe with every shape of work, in a folder
 python benchmarks/chaos.py --kills 8 --small            a recipe that trains nothing
+python benchmarks/chaos.py --store s3                   a SeaweedFS server on loopback, started for it
 python benchmarks/chaos.py --store s3://bucket/prefix   an object store; endpoint and credentials from AWS_* variables
 
 A build is `stillroom build` in a process group of its own. Half of the kills hit a boundary (before
@@ -22,6 +23,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import Any
 
@@ -41,15 +43,16 @@ ALLOWED_S = 600.0
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--kills", type=int, default=200)
-    parser.add_argument("--store", default="", help="where the stores go: a folder or s3://bucket/prefix; default: a temporary folder")
+    parser.add_argument("--store", default="", help="where the stores go: a folder, s3://bucket/prefix, or s3; default: a temporary folder")
     parser.add_argument("--small", action="store_true", help="a recipe without training")
     parser.add_argument("--workers", type=int, default=2, help="processes of each build")
     parser.add_argument("--chain", type=int, default=6, help="kills in one store before a build runs through")
+    parser.add_argument("--only", default="", metavar="KINDS", help="only boundaries of these kinds, such as record,manifest")
     parser.add_argument("--seed", type=int, default=0, help="of the choice of moments")
     parser.add_argument("--json", action="store_true", help="print all that was seen as JSON")
     parser.add_argument("--keep", action="store_true", help="leave the stores and logs where they are")
     args = parser.parse_args()
-    with _folder(args) as folder, _server(folder):
+    with _folder(args) as folder, _bucket(args, folder), _server(folder):
         chaos = Chaos(folder, args)
         chaos.prepare()
         rounds = chaos.kill()
@@ -69,7 +72,7 @@ class Chaos:
 
     def store(self, name: str) -> Store:
         """A store by its name; the log's labels begin after `store/`."""
-        return Store(f"{self.args.store.rstrip('/') or self.folder}/{name}/store")
+        return Store(f"{self.args.store.rstrip('/') if '://' in self.args.store else self.folder}/{name}/store")
 
     def prepare(self) -> None:
         """Build what is there before, and the uninterrupted build."""
@@ -91,7 +94,9 @@ class Chaos:
     def kill(self) -> list[Round]:
         """Play rounds until there were as many kills as asked for."""
         wanted: int = self.args.kills
-        queue = choose(self.log, (wanted + 1) // 2, self.rng)
+        only = self.args.only.split(",") if self.args.only else []
+        log = [event for event in self.log if not only or event.kind in only]
+        queue = choose(log, wanted if only else (wanted + 1) // 2, self.rng)
         keep, rounds = self.args.keep, []
         while (so_far := sum(len(round.kills) for round in rounds)) < wanted:
             number, store = len(rounds), self.store(f"round-{len(rounds)}")
@@ -112,7 +117,7 @@ class Chaos:
     def _next(self, queue: list[Target], count: int) -> list[Target | Clock]:
         """Half boundaries, in the order in which a build comes to them, and half by the clock, at any place among them."""
         order = {(event.kind, event.moment, event.label): place for place, event in reversed(list(enumerate(self.log)))}
-        boundaries = [queue.pop(0) for _ in range(min(len(queue), (count + 1) // 2))]
+        boundaries = [queue.pop(0) for _ in range(min(len(queue), count if self.args.only else (count + 1) // 2))]
         kills: list[Target | Clock] = sorted(boundaries, key=lambda target: order.get(target[:3], 0))
         lasts_s = self.log[-1].time - self.log[0].time
         for _ in range(count - len(kills)):
@@ -155,7 +160,8 @@ def report(rounds: Sequence[Round], chaos: Chaos) -> Iterator[str]:
 
 @contextmanager
 def _folder(args: argparse.Namespace) -> Iterator[Path]:
-    folder = Path(tempfile.mkdtemp(prefix="stillroom-chaos-", dir=args.store if args.store and "://" not in args.store else None))
+    local = args.store and args.store != "s3" and "://" not in args.store
+    folder = Path(tempfile.mkdtemp(prefix="stillroom-chaos-", dir=args.store if local else None))
     try:
         yield folder
     finally:
@@ -163,6 +169,25 @@ def _folder(args: argparse.Namespace) -> Iterator[Path]:
             _say(f"kept in {folder}")
         else:
             shutil.rmtree(folder)
+
+
+@contextmanager
+def _bucket(args: argparse.Namespace, folder: Path) -> Iterator[None]:
+    """For `--store s3`: the server of the tests, with what is needed to reach it in the environment."""
+    if args.store != "s3":
+        yield
+        return
+    spec = spec_from_file_location("weed", ROOT / "tests" / "storage" / "s3" / "weed.py")
+    assert spec is not None and spec.loader is not None
+    weed = module_from_spec(spec)
+    spec.loader.exec_module(weed)
+    server = weed.Weed(folder / "weed")
+    os.environ.update(server.environment)
+    args.store = f"s3://{weed.BUCKET}/chaos"
+    try:
+        yield
+    finally:
+        server.stop()
 
 
 @contextmanager

@@ -115,7 +115,9 @@ class Build:
 
     def __enter__(self) -> "Build":
         self.begin()
-        note_run(self.store, self._run, fingerprints={stage.name: stage.prints.table for stage in self.plan.stages})
+        prints = {stage.name: stage.prints.table for stage in self.plan.stages}
+        scores = {f"{stage.name}.scores": stage.prints.scores for stage in self.plan.stages if stage.prints.scores}
+        note_run(self.store, self._run, fingerprints=prints | scores)
         return self
 
     def watch(self, flow_run: str, api: str) -> None:

@@ -15,6 +15,7 @@ from stillroom.format import require_format
 from stillroom.records import Record, read_record
 from stillroom.stores import Store
 from storage.runs import last_run
+from storage.tombstones import read_tombstones
 from tasks.specs import StageSpec
 
 __all__ = ["Plan", "Planned", "make_plan", "plan_graph"]
@@ -120,6 +121,7 @@ def plan_graph(graph: Graph, store: Store, until: str | None = None, *, rehash: 
     prints: dict[str, Prints] = {}
     stages: dict[str, Planned] = {}
     before = last_run(store, graph.recipe.name)
+    tombstones = read_tombstones(store)
     for name, found in graph.stages.items():
         seed = found.draft.seed if found.draft.seed is not None else graph.recipe.seed
         digests = {parameter: content_digest(path, rehash=rehash) for parameter, path in source_paths(found.params).items()}
@@ -127,7 +129,7 @@ def plan_graph(graph: Graph, store: Store, until: str | None = None, *, rehash: 
         inputs = {at: prints[edge.stage].of_split(edge.split) for at, edge in found.inputs.items()}
         schemas = {at: graph.stages[edge.stage].schema for at, edge in found.inputs.items()}
         added = list(found.operator.added(found.params, schemas))
-        prints[name] = fingerprint(found.operator, found.params, seed, inputs, found.schema.names, added, digests)
+        prints[name] = fingerprint(found.operator, found.params, seed, inputs, found.schema.names, added, digests, tombstones.mark)
         record = read_record(store, prints[name].table)
         stages[name] = Planned(found, prints[name], seed, record, False, _reason(store, prints[name], record, before.get(name)))
     needed = _needed(graph, stages, until)

@@ -3,7 +3,7 @@
 Not in it: names of stages, workers, the machine. A path counts by the digest of what it holds.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,8 +41,9 @@ class Prints:
 
 
 def fingerprint(
-    operator: Operator, params: Params, seed: int, inputs: Mapping[str, Prints], columns: list[str], added: list[str], digests: Mapping[str, str]
-) -> Prints:
+    operator: Operator, params: Params, seed: int, inputs: Mapping[str, Prints], columns: list[str], added: list[str], digests: Mapping[str, str],
+    forgotten: Callable[[str], str | None] = lambda fingerprint: None,
+) -> Prints:  # fmt: skip
     """The fingerprints of a stage.
 
     Args:
@@ -52,6 +53,7 @@ def fingerprint(
         columns: names of the columns that go out.
         added: those that the operator makes or changes.
         digests: content digests of the parameters that are paths, by parameter name.
+        forgotten: what a source's fingerprint has to hold besides where the store forgot rows of it.
 
     A row or select operator depends on its whole input. Units depend on the columns that they
     require and on the set of rows, so a new column upstream trains nothing again.
@@ -77,6 +79,9 @@ def fingerprint(
     else:
         parts = narrow
     table = json_digest(parts)
+    if operator.shape == "source" and (mark := forgotten(table)):
+        parts = parts | {"forgotten": mark}
+        table = json_digest(parts)
     first_input = next(iter(inputs.values()), None)
     rows = first_input.rows if operator.keeps_rows and first_input else json_digest({"rows": table})
     passes_on = operator.shape in ("row", "score") or (operator.shape == "select" and len(inputs) == 1)

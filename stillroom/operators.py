@@ -56,7 +56,9 @@ class Rows:
 class Unit:
     """A piece of work of its own: resumed, retried and placed by its name.
 
-    `start` and `stop` are its range where it is one; `value` is anything else that JSON can hold.
+    `start` and `stop` are its range where it is one; `value` is anything else that JSON can hold. The
+    `key` of a source's unit stands for all that it reads: where an earlier build had a unit of that
+    key, its rows are taken over. Without one, none are.
     """
 
     name: str
@@ -64,6 +66,7 @@ class Unit:
     stop: int = 0
     value: Any = None
     threads: int = 1
+    key: str = ""
 
 
 class Table(Protocol):

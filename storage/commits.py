@@ -17,7 +17,7 @@ from stillroom.records import TableRef
 from stillroom.remote import ask, fault_of, reaching
 from stillroom.stores import Store
 
-__all__ = ["OURS", "commit_fragments", "data_files", "fragments_exist", "version_facts", "version_files", "write_batches"]
+__all__ = ["OURS", "commit_fragments", "data_files", "fragments_exist", "pin", "version_facts", "version_files", "write_batches"]
 
 MAX_ROWS_PER_FILE = 1 << 20
 # The property by which our versions are told from those that somebody else made.
@@ -95,7 +95,7 @@ def commit_fragments(store: Store, name: str, schema: pa.Schema, fragments: Sequ
     _ensure_table(store, uri, schema)
     metadata = [lance.FragmentMetadata.from_json(text) for text in fragments]
     dataset = _commit(store, uri, lance.LanceOperation.Overwrite(schema, metadata), fingerprint)
-    _pin(store, dataset, f"f-{fingerprint[:32]}", dataset.version)
+    _pin(store, dataset, fingerprint)
     return TableRef(name, dataset.version, dataset.count_rows(), fingerprint, digest)
 
 
@@ -132,12 +132,18 @@ def _made_by(store: Store, uri: str, transaction: str, after: int) -> Any:
     return None
 
 
-def _pin(store: Store, dataset: Any, tag: str, version: int) -> None:
+def pin(store: Store, ref: TableRef) -> None:
+    """Tag the version that a record names, again: a build that came second had moved the tag to its own."""
+    _pin(store, ask(store.uri, lambda: lance.dataset(store.table_uri(ref.name), version=ref.version)), ref.fingerprint)
+
+
+def _pin(store: Store, dataset: Any, fingerprint: str) -> None:
     """Tag a version so that no clean-up takes it; a tag left by a build that lost the race moves."""
+    tag = f"f-{fingerprint[:32]}"
     try:
-        ask(store.uri, lambda: dataset.tags.create(tag, version))
+        ask(store.uri, lambda: dataset.tags.create(tag, dataset.version))
     except ValueError:
-        ask(store.uri, lambda: dataset.tags.update(tag, version))
+        ask(store.uri, lambda: dataset.tags.update(tag, dataset.version))
 
 
 def _ensure_table(store: Store, uri: str, schema: pa.Schema) -> None:

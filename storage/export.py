@@ -38,7 +38,7 @@ Report = Callable[[int, int], None]
 FORMAT = 1
 ABOUT, MANIFEST, REPORT = "stillroom.json", "manifest.json", "report.html"
 # How much of a table is read at a time: light columns by rows, pictures by bytes.
-LIGHT_ROWS, FIRST_ROWS, MOST_ROWS, BATCH_BYTES = 8192, 32, 1024, 32 << 20
+LIGHT_ROWS, FIRST_ROWS, MOST_ROWS, BATCH_BYTES = 8192, 16, 1024, 8 << 20
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from stillroom.errors import StoreError
 from stillroom.stores import Store
 from storage.alive import Watch, hold, holder_words, is_gone, is_here, let_go, remove, this_process
 
-__all__ = ["PATIENCE_S", "Lease", "Waiter", "Waiting", "lease", "wait_until_free"]
+__all__ = ["PATIENCE_S", "Halted", "Lease", "Waiter", "Waiting", "lease", "wait_until_free"]
 
 # Twelve beats: a machine that swaps, or a store that answers late, isn't taken for dead.
 PATIENCE_S = 60.0
@@ -32,6 +32,10 @@ POLL_S, POLL_REMOTE_S = 0.25, 2.0
 
 # Told who is waited for.
 Waiting = Callable[[str], None]
+
+
+class Halted(Exception):
+    """A wait for a lease was halted."""
 
 
 @dataclass(frozen=True)
@@ -115,7 +119,7 @@ def lease(
         patience_s: how long a holder that can't be looked up may be silent.
 
     Raises:
-        StoreError: the wait was halted.
+        Halted: the wait was halted.
     """
     beat = hold(store)
     try:
@@ -156,7 +160,7 @@ def _wait(waiter: Waiter, done: Callable[[], bool], waiting: Waiting, halted: Ca
         if done():
             return None
         if halted():
-            raise StoreError(f"lease '{waiter.key}'", "the wait for it was stopped")
+            raise Halted(waiter.key)
         if waiter.holder and not told:
             waiting(waiter.holder)
             told = True

@@ -21,14 +21,14 @@ from stillroom.operators import Operator, Unit
 from stillroom.records import Record, TableRef, read_record, record_key
 from stillroom.stored import StoredTable, physical_schema, with_hashes
 from stillroom.stores import Store
-from storage.commits import commit_fragments, version_facts
-from storage.leases import Waiting, lease
+from storage.commits import commit_fragments, pin, version_facts
+from storage.leases import Halted, Waiting, lease
 from storage.records import put_record
 from tasks import jobs
 from tasks.environment import environment
 from tasks.pool import Job, Pool
 from tasks.specs import REMOVED_SCHEMA, Part, StageSpec
-from tasks.takeover import find_earlier, note_latest
+from tasks.takeover import find_earlier, keep_units, note_latest
 
 __all__ = ["Made", "obtain_stage", "partitions", "run_stage"]
 
@@ -66,6 +66,8 @@ def obtain_stage(spec: StageSpec, pool: Pool, waiting: Waiting = lambda holder: 
     store = Store(spec.store)
     try:
         return _once(spec, spec.fingerprint, pool, waiting, lambda: _run(spec, pool, store, waiting))
+    except Halted:
+        raise StageError(spec.stage, "the build was stopped") from None
     except StageError as error:
         if error.args[0] != spec.operator:
             raise
@@ -94,8 +96,15 @@ def _once(spec: StageSpec, fingerprint: str, pool: Pool, waiting: Waiting, make:
             except Exception:
                 if (found := read_record(store, fingerprint)) is None:
                     raise
-                store.delete(f"work/{fingerprint}/")
+                _give_way(store, found)
                 return Made(found, False)
+
+
+def _give_way(store: Store, record: Record) -> None:
+    """Leave the field to the build that was first: its versions get their tags back, and unfinished work of this one goes."""
+    for ref in filter(None, (record.table, record.removed)):
+        pin(store, ref)
+    store.delete(f"work/{record.fingerprint}/")
 
 
 def _run(spec: StageSpec, pool: Pool, store: Store, waiting: Waiting) -> Record:
@@ -148,6 +157,8 @@ def _earlier(spec: StageSpec, pool: Pool, store: Store) -> TableRef | None:
 
 def _run_source(spec: StageSpec, pool: Pool, store: Store) -> list[Part]:
     units = _units(spec, pool)
+    if any(unit.key for unit in units) and (earlier := find_earlier(spec, store)):
+        pool.run([Job(jobs.take_units_job, (spec, units, earlier))], stage=spec.stage, retries=spec.retries)
     parts = _resumable(spec, [(unit.name, Job(jobs.source_job, (spec, unit, {}), unit.threads)) for unit in units], pool, store)
     (excluded,) = pool.run([Job(jobs.duplicates_job, (spec, [unit.name for unit in units]))], stage=spec.stage)
     # Names of their own: the first pass stays noted as it is, for a build that is stopped in the second.
@@ -155,6 +166,7 @@ def _run_source(spec: StageSpec, pool: Pool, store: Store) -> list[Part]:
     todo = [(f"again/{unit.name}", Job(jobs.source_job, (spec, unit, excluded[unit.name]), unit.threads)) for unit in again]
     redone = dict(zip([unit.name for unit in again], _resumable(spec, todo, pool, store), strict=True))
     parts = [redone.get(unit.name, part) for unit, part in zip(units, parts, strict=True)]
+    keep_units(spec, store, units, parts, excluded)
     return parts
 
 
@@ -227,7 +239,9 @@ def _record(spec: StageSpec, made_here: Sequence[str], parts: Sequence[Part], po
         seconds=round(time.perf_counter() - started, 3),
     )  # fmt: skip
     record = put_record(store, record, tally["leaves"])
-    if registry.load(spec.operator).shape == "row":
+    if record.table.version != table.version:
+        _give_way(store, record)
+    if registry.load(spec.operator).shape in ("row", "source"):
         note_latest(spec, store)
     store.delete(f"work/{spec.fingerprint}/")
     return record
@@ -240,7 +254,7 @@ def _account(spec: StageSpec, parts: Sequence[Part]) -> dict[str, int]:
         for name, count in part.counts.items():
             counts[name] = counts.get(name, 0) + count
     came = counts.get("planned", counts.get("in"))
-    went = sum(counts.get(name, 0) for name in ("out", "dropped", "rejected", "merged"))
+    went = sum(counts.get(name, 0) for name in ("out", "dropped", "rejected", "merged", "forgotten"))
     if came is not None and came != went:
         raise StageError(spec.stage, f"{came} rows came in and {went} are accounted for", f"operator '{spec.operator}' loses rows")
     return counts

@@ -3,6 +3,7 @@
 import tempfile
 import time
 from collections.abc import Iterable, Iterator
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,12 +22,25 @@ from stillroom.stored import StoredTable, physical_schema, with_hashes
 from stillroom.stores import Store
 from storage.commits import data_files, write_batches
 from storage.tally import Tally, checked_tally
+from storage.tombstones import read_tombstones
 from tasks.pool import report_progress
-from tasks.rows import Removed, check_given, concat_references, fit, references, split_rows
+from tasks.rows import Removed, check_given, concat_references, fit, leave_out, references, split_rows
 from tasks.specs import REMOVED_SCHEMA, Part, StageSpec
-from tasks.takeover import match_rows, merged
+from tasks.takeover import match_rows, merged, units_of
 
-__all__ = ["duplicates_job", "join_job", "list_units_job", "match_job", "row_job", "rows_job", "select_job", "source_job", "tally_job", "unit_job"]
+__all__ = [
+    "duplicates_job",
+    "join_job",
+    "list_units_job",
+    "match_job",
+    "row_job",
+    "rows_job",
+    "select_job",
+    "source_job",
+    "take_units_job",
+    "tally_job",
+    "unit_job",
+]
 
 WINDOW_ROWS = 1024
 _states: dict[str, Any] = {}
@@ -158,15 +172,21 @@ def source_job(spec: StageSpec, unit: Unit, excluded: dict[int, tuple[str, str]]
     removed = Removed()
     counts = {"planned": 0, "out": 0}
     idents: list[pa.RecordBatch] = []
+    tombstones = read_tombstones(run.store)
 
     def batches() -> Iterator[pa.RecordBatch]:
         sound = 0
         for given in run.unit(unit):
             rows = given if isinstance(given, Rows) else Rows(given)
             check_given(spec, rows.batch.schema.names, run.added)
-            kept, left = split_rows(rows)
             positions = np.arange(counts["planned"], counts["planned"] + rows.batch.num_rows)
             counts["planned"] += rows.batch.num_rows
+            if tombstones:
+                # Counted, and noted nowhere: a line among the removed rows would name who asked to be forgotten.
+                gone_B = tombstones.forgotten(rows.batch, spec.table)
+                rows, positions = leave_out(rows, gone_B), positions[~gone_B]
+                counts["forgotten"] = counts.get("forgotten", 0) + int(gone_B.sum())
+            kept, left = split_rows(rows)
             for kind, where, reasons in left:
                 removed.add(rows.batch.take(pa.array(where)), reasons, kind, positions[where])
             out = [index for number, index in enumerate(kept, sound) if number not in excluded]
@@ -185,6 +205,22 @@ def source_job(spec: StageSpec, unit: Unit, excluded: dict[int, tuple[str, str]]
         # All ids, duplicates too: a build that is stopped after this has to find them again.
         written = written._replace(files=written.files | run.keep(unit.name, idents, IDENT_SCHEMA))
     return run.part(written, removed, counts)
+
+
+def take_units_job(spec: StageSpec, units: list[Unit], earlier: dict[str, Any]) -> None:
+    """Leave the units of an earlier build, where they read just the same, in the stage's work as if they had been run."""
+    run = _Run(spec)
+    record = read_record(run.store, earlier["fingerprint"])
+    found = units_of(spec, run.store, earlier)
+    for unit in units:
+        if record is None or unit.key not in found or run.store.read(f"{spec.work}/{unit.name}.json") is not None:
+            continue
+        start, part = found[unit.key]
+        table = StoredTable(run.store, record.table)
+        names = [name for name in IDENT_SCHEMA.names if name in table.schema.names]
+        idents = _idents(_one_batch(table.take(range(start, start + part.tally["rows"]), names)))
+        files = part.files | run.keep(unit.name, [idents], IDENT_SCHEMA)
+        run.store.put_json(f"{spec.work}/{unit.name}.json", asdict(replace(part, files=files)))
 
 
 def duplicates_job(spec: StageSpec, units: list[str]) -> dict[str, dict[int, tuple[str, str]]]:

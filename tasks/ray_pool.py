@@ -6,6 +6,7 @@ and writes the store itself, so that only names, counts and exceptions travel.
 
 import logging
 import os
+import socket
 import tempfile
 import threading
 import time
@@ -27,6 +28,8 @@ from tasks.specs import StageSpec
 __all__ = ["RayPool"]
 
 PROGRESS_EVERY_S = 0.5
+CONNECT_S = 10
+IS_IT_UP = "`ray status` on the head node says whether it is up"
 OBJECT_STORE_BYTES = 128 << 20  # rows don't travel; Ray's own default is a third of the memory
 
 
@@ -128,6 +131,7 @@ class _Connection:
             import ray
         except ImportError:
             raise InputError(f"cluster '{address}'", "Ray isn't installed", "pip install 'stillroom[ray]'") from None
+        _knock(address)
         with self._lock:
             if self._pools and address != self._address:
                 raise InputError(f"cluster '{address}'", f"this process is building on '{self._address}'", "build in another process")
@@ -150,6 +154,16 @@ class _Connection:
 _connection = _Connection()
 
 
+def _knock(address: str) -> None:
+    """Refuse an address where nothing listens; Ray would try for minutes."""
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    try:
+        if colon:
+            socket.create_connection((host.strip("[]"), int(port)), CONNECT_S).close()
+    except (OSError, ValueError) as error:
+        raise InputError(f"cluster '{address}'", f"nothing answers: {error}", IS_IT_UP) from None
+
+
 def _init(address: str) -> None:
     import ray
 
@@ -159,12 +173,16 @@ def _init(address: str) -> None:
         local = {"include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES, "num_cpus": len(os.sched_getaffinity(0))}
     # Without a working directory of their own, workers would get the driver's at the head of sys.path, where somebody's `tasks.py` may lie.
     with tempfile.TemporaryDirectory(prefix="stillroom-") as empty, warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "lance is not fork-safe")  # what is forked here for `local` runs another program at once
+        warnings.simplefilter("ignore")  # that Lance isn't fork-safe: what is forked for `local` runs another program at once; and Ray's own
         try:
             ray.init(address, runtime_env={"working_dir": empty}, log_to_driver=False, logging_level=logging.ERROR, **local)
         except (OSError, RuntimeError, ValueError) as error:
             ray.shutdown()
-            raise InputError(f"cluster '{address}'", f"no cluster answers: {_last_line(error)}", "`ray status` says whether one is up") from error
+            if address == "auto" and isinstance(error, ConnectionError):
+                raise InputError("cluster 'auto'", "none is running on this machine", "`--cluster HOST:PORT` names another; so does RAY_ADDRESS") from None
+            raise InputError(
+                f"cluster '{address}'", _last_line(error), f"{IS_IT_UP}; a cluster that asks for a token wants RAY_AUTH_MODE=token here too"
+            ) from error
 
 
 def _nodes() -> list[dict[str, float]]:

@@ -13,7 +13,7 @@ from stillroom.stored import AT_TYPE, StoredTable, at_field, hashes, physical_sc
 from stillroom.tables import one_array
 from tasks.specs import REMOVED_SCHEMA, StageSpec
 
-__all__ = ["Removed", "check_given", "concat_references", "fit", "references", "split_rows"]
+__all__ = ["Removed", "check_given", "concat_references", "fit", "leave_out", "references", "split_rows"]
 
 
 class Removed:
@@ -67,6 +67,15 @@ def split_rows(rows: Rows) -> tuple[np.ndarray, list[tuple[str, np.ndarray, pa.A
         kept[where] = False
         left.append((kind, where, flat.take(pa.array(where))))
     return np.flatnonzero(kept), left
+
+
+def leave_out(rows: Rows, gone_B: np.ndarray) -> Rows:
+    """The rows of which `gone_B` isn't true, with their reasons."""
+    if not gone_B.any():
+        return rows
+    stay = pa.array(~gone_B)
+    dropped, rejected = (None if reasons is None else _flat(reasons).filter(stay) for reasons in (rows.dropped, rows.rejected))
+    return Rows(rows.batch.filter(stay), dropped, rejected)
 
 
 def check_given(spec: StageSpec, given: Sequence[str], declared: Iterable[str]) -> None:

@@ -4,8 +4,8 @@ A row operator gives the same row whatever stands around it. So where operator, 
 other inputs are as they were, only rows that are new, or whose required values changed, are worked on.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
@@ -14,14 +14,16 @@ import pyarrow as pa
 
 from stillroom.digests import json_digest
 from stillroom.fields import heavy_kind
-from stillroom.operators import Rows
+from stillroom.format import prepare
+from stillroom.integrity import changed_sizes
+from stillroom.operators import Rows, Unit
 from stillroom.records import Record, TableRef, read_record
 from stillroom.stored import StoredTable
 from stillroom.stores import Store
 from stillroom.tables import one_array
-from tasks.specs import StageSpec
+from tasks.specs import Part, StageSpec
 
-__all__ = ["find_earlier", "match_rows", "merged", "note_latest"]
+__all__ = ["find_earlier", "keep_units", "match_rows", "merged", "note_latest", "units_of"]
 
 
 def find_earlier(spec: StageSpec, store: Store) -> dict[str, Any] | None:
@@ -32,8 +34,29 @@ def find_earlier(spec: StageSpec, store: Store) -> dict[str, Any] | None:
 
 def note_latest(spec: StageSpec, store: Store) -> None:
     """Let the next build know what this one left."""
-    first = next(iter(spec.inputs.values()))
-    store.put_json(f"latest/{_base(spec)}.json", {"fingerprint": spec.fingerprint, "input": asdict(first)})
+    first = next(iter(spec.inputs.values()), None)
+    store.put_json(f"latest/{_base(spec)}.json", {"fingerprint": spec.fingerprint, "input": asdict(first) if first else None})
+
+
+def keep_units(spec: StageSpec, store: Store, units: Sequence[Unit], parts: Sequence[Part], changed: Collection[str]) -> None:
+    """Note what each unit of a source left, for the next build; not of those whose rows the engine `changed`, since that hangs on other units."""
+    prepare(store)  # a stage of its own, without a build around it, may write here first
+    found, start = {}, 0
+    for unit, part in zip(units, parts, strict=True):
+        if unit.key and unit.name not in changed:
+            files = {key: facts for key, facts in part.files.items() if ".lance/" in key}
+            found[unit.key] = {"start": start, "part": asdict(replace(part, files=files))}
+        start += part.tally["rows"]
+    store.put_json(f"records/{spec.fingerprint}.units", {"units": found})
+
+
+def units_of(spec: StageSpec, store: Store, earlier: dict[str, Any]) -> dict[str, tuple[int, Part]]:
+    """By key, the units of an earlier build of a source: the first row of each in its table, and what it left."""
+    record, found = read_record(store, earlier["fingerprint"]), store.read_json(f"records/{earlier['fingerprint']}.units")
+    if record is None or found is None or not StoredTable(store, record.table).schema.equals(spec.schema, check_metadata=True):
+        return {}
+    units = {key: (line["start"], Part(**line["part"])) for key, line in found["units"].items()}
+    return {key: (start, part) for key, (start, part) in units.items() if not changed_sizes(store, part.files)}
 
 
 def match_rows(store: Store, earlier: dict[str, Any], name: str, table: StoredTable, required: Sequence[str], added: Sequence[pa.Field]) -> pl.DataFrame | None:
@@ -111,7 +134,11 @@ def _left(store: Store, record: Record, name: str) -> pl.DataFrame:
 
 
 def _base(spec: StageSpec) -> str:
-    """What the stage's output depends on, apart from the rows of its first input."""
+    """What the stage's output depends on, apart from the rows of its first input; of a source, apart from what its files hold."""
+    if not spec.inputs:
+        # Fragments are taken over as they lie, so only within one table.
+        params = {name: None if isinstance(value, dict) and list(value) == ["digest"] else value for name, value in spec.parts["params"].items()}
+        return json_digest({"units of": {**spec.parts, "params": params}, "in": spec.table})
     first = next(iter(spec.inputs))
     inputs = {name: of for name, of in spec.parts["inputs"].items() if name != first}
     return json_digest({"rows of": {**spec.parts, "inputs": inputs}, "by": first})

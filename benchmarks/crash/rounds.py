@@ -57,19 +57,24 @@ class Round:
 
 
 def choose(log: Sequence[Event], count: int, rng: random.Random) -> list[Target]:
-    """So many moments of an uninterrupted build, evenly over kinds and moments, each kind's chosen at random."""
+    """So many moments of an uninterrupted build, evenly over kinds and moments, each kind's chosen at random.
+
+    Heartbeats are left out: they come when the clock says so, and are for kills by the clock.
+    """
     seen: Counter[tuple[str, str, str]] = Counter()
     moments: dict[tuple[str, str], list[Target]] = {}
     for event in log:
         name = (event.kind, event.moment, event.label)
-        if event.moment != "read":
+        if event.kind != "beat" and event.moment != "read":
             moments.setdefault(name[:2], []).append(Target(*name, seen[name], rng.choice(("build", "machine"))))
         seen[name] += 1
     for found in moments.values():
         rng.shuffle(found)
+    kinds = list(moments.values())
+    rng.shuffle(kinds)
     chosen: list[Target] = []
-    while len(chosen) < count and any(moments.values()):
-        chosen += [found.pop() for found in moments.values() if found]
+    while len(chosen) < count and any(kinds):
+        chosen += [found.pop() for found in kinds if found]
     return chosen[:count]
 
 

@@ -14,7 +14,25 @@ from stillroom.errors import StillroomError
 __all__ = ["COMMANDS", "app", "main"]
 
 # In the order of `--help`: the order in which one meets them.
-COMMANDS = ("init", "build", "plan", "ops", "snapshots", "show", "diff", "explain", "promote", "demote", "export", "import", "verify", "migrate", "runs", "ui")
+COMMANDS = (
+    "init",
+    "build",
+    "plan",
+    "ops",
+    "snapshots",
+    "show",
+    "diff",
+    "explain",
+    "promote",
+    "demote",
+    "export",
+    "import",
+    "verify",
+    "gc",
+    "migrate",
+    "runs",
+    "ui",
+)
 
 INTERRUPTED = 130
 

@@ -121,9 +121,10 @@ def _print_classes(balances: Sequence[Balance]) -> None:
 def _print_drift(drifts: Sequence[Drift]) -> None:
     moved = sorted((drift for drift in drifts if drift.drifted), key=lambda drift: -(drift.ks or 0))
     lines = [
-        {"column": drift.column, "split": drift.split, "before": range_text(drift.before), "after": range_text(drift.after), "ks": f"{drift.ks:.3f}", "noise": f"{drift.noise:.3f}"}
+        {"column": drift.column, "split": drift.split, "before": range_text(drift.before), "after": range_text(drift.after)}
+        | {"ks": f"{drift.ks:.3f}", "noise": f"{drift.noise:.3f}"}
         for drift in moved
-    ]  # fmt: skip
+    ]
     columns = {"column": "number", "split": "split", "before": "median (5 to 95 %) before", "after": "after", "ks": "KS distance", "noise": "by chance"}
     print_table(lines[:SHOWN], columns, title="drift")
     _print_more(lines, "drifts")

@@ -120,8 +120,9 @@ def _stages(before: Manifest, after: Manifest, contents: tuple[Contents, Content
         if old != name:
             differences.insert(0, Change("name", old, name))
         data = [change.what for change in _differing(contents[0].get(old, {}), contents[1].get(name, {})) if change.before and change.after]
+        status: Status = "data" if data and not differences else _status(earlier, stage, differences, everything)
         found[name] = StageChange(
-            name, stage["op"], "data" if data and not differences else _status(earlier, stage, differences, everything), differences, earlier["rows"], stage["rows"],
+            name, stage["op"], status, differences, earlier["rows"], stage["rows"],
             bool(stage.get("digest")) and stage.get("digest") == earlier.get("digest"), data,
         )  # fmt: skip
     gone = [stage for name, stage in sides[0].items() if name not in found and name not in renamed.values()]

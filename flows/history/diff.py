@@ -72,7 +72,7 @@ class Move:
 
 @dataclass(frozen=True)
 class Example:
-    """A row whose value changed; values of heavy and nested columns are left out."""
+    """A row whose value changed; values of heavy and nested columns are left out. Of numbers, those that changed most come first."""
 
     sample_id: str
     before: Any = None
@@ -176,7 +176,7 @@ class _Comparison:
             same=self.snapshots[0].manifest["digest"] == self.snapshots[1].manifest["digest"],
             splits=[self._split(code) for code in range(len(self.order))], total=self._split(None), moves=self._moves(), columns=columns,
             only_before=only[0], only_after=only[1], balance=self._balance(names), labels=self._relabelled(names), drift=self._drift(),
-            changes=changes(*(one.manifest for one in self.snapshots), (contents_of(self.snapshots[0]), contents_of(self.snapshots[1]))),
+            changes=changes(self.snapshots[0].manifest, self.snapshots[1].manifest, (contents_of(self.snapshots[0]), contents_of(self.snapshots[1]))),
             added=self._ids(1, self._spread(names[1], self.alone[1])), removed=self._ids(0, self._spread(names[0], self.alone[0])),
             changed=self._ids(1, self._spread(names[1], self.shared_S2[1][self.changed_S])),
         )  # fmt: skip
@@ -204,7 +204,10 @@ class _Comparison:
         return ColumnDiff(pair.name, pair.kind, rows, by_split, self._examples(pair, differs_S), kinds)
 
     def _examples(self, pair: Pair, differs_S: np.ndarray) -> list[Example]:
-        where = np.flatnonzero(differs_S)[:EXAMPLES]
+        where = np.flatnonzero(differs_S)
+        if pair.kind == "number" and pair.comparable:
+            where = where[np.argsort(-self._size_of_change(pair, where), kind="stable")]
+        where = where[:EXAMPLES]
         light = pair.kind in ("label", "number", "text", "other")
         wanted = ["sample_id", *([pair.stored] if light else [])]
         sides = [table.take(rows[where], wanted) for table, rows in zip(self.tables, self.shared_S2, strict=True)]
@@ -213,6 +216,15 @@ class _Comparison:
             return [Example(sample_id) for sample_id in ids]
         values = [_told(side[pair.stored].to_pylist(), label_names(side.schema, pair.stored)) for side in sides]
         return [Example(*line) for line in zip(ids, *values, strict=True)]
+
+    def _size_of_change(self, pair: Pair, where: np.ndarray) -> np.ndarray:
+        """How far numbers changed; what came, went or is infinite counts as least: it can't be compared."""
+        sides = [
+            light_series(table, pair.name).cast(pl.Float64).gather(rows[where]).to_numpy() for table, rows in zip(self.tables, self.shared_S2, strict=True)
+        ]
+        with np.errstate(invalid="ignore"):
+            sizes = np.abs(sides[1] - sides[0])
+        return np.where(np.isfinite(sizes), sizes, -1.0)
 
     def _split(self, code: int | None) -> SplitDiff:
         """Rows of one split, or of all, by fate."""
@@ -233,8 +245,8 @@ class _Comparison:
         before_S, after_S = (splits[rows] for splits, rows in zip(self.splits, self.shared_S2, strict=True))
         found = []
         for start, stop in product(range(len(self.order)), repeat=2):
-            where = np.flatnonzero((before_S == start) & (after_S == stop)) if start != stop else []
-            if len(where):
+            where = np.flatnonzero((before_S == start) & (after_S == stop))
+            if start != stop and len(where):
                 found.append(Move(self.order[start], self.order[stop], len(where), self._ids(1, self.shared_S2[1][where[:EXAMPLES]])))
         return found
 

@@ -81,11 +81,11 @@ def number_drift(column: str, split: str, before_N: np.ndarray, after_M: np.ndar
     """Compare two samples of a column; null and NaN are missing, infinity is a number like others."""
     kept = [values[~np.isnan(values)] for values in (before_N, after_M)]
     sizes = [len(values) for values in kept]
-    sides = [summary(values) for values in (before_N, after_M)]
+    before, after = summary(before_N), summary(after_M)
     if not all(sizes):
-        return Drift(column, split, *sides, None, None)
+        return Drift(column, split, before, after, None, None)
     noise = _SMIRNOV_1_PERCENT * math.sqrt(sum(1 / size for size in sizes))
-    return Drift(column, split, *sides, ks_distance(*kept), min(1.0, noise))
+    return Drift(column, split, before, after, ks_distance(*kept), min(1.0, noise))
 
 
 def summary(values_N: np.ndarray) -> Summary:

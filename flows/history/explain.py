@@ -213,7 +213,7 @@ class _Trace:
             stored = pa.array(self.rows[step.stage][_VIEWS], schema.field(_VIEWS).type.value_type)
             names = label_names(schema) or [f"class {index}" for index in range(classes)]
             probs_VK = decode_labels(stored.field("soft_label"), classes)
-            size = tuple(self.rows[step.stage].get(side) for side in ("height", "width"))
+            size = tuple(self.rows[step.stage].get(side) or 0 for side in ("height", "width"))
             seen = [SeenView(describe(view, size), _likeliest(probs_K, names)) for view, probs_K in zip(stored.to_pylist(), probs_VK, strict=True)]
             return Teacher(step.stage, _likeliest(probs_VK.mean(axis=0), names), seen)
         return None

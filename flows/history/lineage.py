@@ -135,5 +135,6 @@ def _line(stage: Mapping[str, Any], graph: str, inputs: list[str], seconds: floa
     table = stage.get("table") or {}
     return Line(
         graph, stage["name"], stage["op"], stage.get("version"), stage.get("gives", "samples"), inputs, stage["rows"], dict(stage.get("counts") or {}),
-        stage.get("fingerprint") or "", stage.get("digest") or "", table.get("name", ""), table.get("version", 0), round(seconds, 3), stage.get("state", ""), hidden,
+        stage.get("fingerprint") or "", stage.get("digest") or "", table.get("name", ""), table.get("version", 0), round(seconds, 3),
+        stage.get("state", ""), hidden,
     )  # fmt: skip

@@ -2,18 +2,21 @@
 
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Annotated, Any
+from urllib.parse import quote
 
 import numpy as np
 import pyarrow as pa
 from blake3 import blake3
 from pydantic import AfterValidator, BeforeValidator
 
+from stillroom.digests import json_digest
 from stillroom.fields import heavy_names
 from stillroom.operators import Rows
 
-__all__ = ["SPLITS", "SPLIT_ORDER", "ClassNames", "by_number", "content_id", "gather", "own_columns", "pixels_id", "readable", "rejecting"]
+__all__ = ["SPLITS", "SPLIT_ORDER", "ClassNames", "by_number", "content_id", "cut", "gather", "own_columns", "pixels_id", "readable", "rejecting", "signature"]
 
 # What folders and columns call the splits, and what stillroom calls them.
 SPLITS = {"train": "train", "training": "train", "validation": "validation", "valid": "validation", "val": "validation", "dev": "validation", "test": "test"}
@@ -66,6 +69,21 @@ def readable(name: str) -> str:
     return os.fsencode(name).decode(errors="backslashreplace")
 
 
+def cut(names: Sequence[str], mean: int) -> list[tuple[int, int]]:
+    """Cut sorted names into ranges of `mean` of them, on average, and four times as many at most.
+
+    A range ends after a name whose hash says so, wherever it stands: new names change the ranges
+    that they fall into, and leave the others as they were.
+    """
+    bounds, start = [], 0
+    for place, name in enumerate(names, 1):
+        ends = int.from_bytes(blake3(name.encode()).digest(length=8), "little") % mean == 0
+        if ends or place - start == 4 * mean or place == len(names):
+            bounds.append((start, place))
+            start = place
+    return bounds
+
+
 def gather(samples: Iterable[tuple[Mapping[str, Any], str | None]], schema: pa.Schema) -> Iterator[Rows]:
     """Make batches of (values by column, reason to reject or None).
 
@@ -101,3 +119,15 @@ def rejecting(reasons: list[str | None]) -> pa.Array | None:
 def _batch(rows: list[Mapping[str, Any]], reasons: list[str | None], schema: pa.Schema) -> Rows:
     columns = [pa.array([values.get(field.name) for values in rows], field.type) for field in schema]
     return Rows(pa.RecordBatch.from_arrays(columns, schema=schema), rejected=rejecting(reasons))
+
+
+def signature(folder: Path, paths: Sequence[str], *more: Any) -> str:
+    """What stands for these files without reading them: names, sizes, times and inodes; empty where one can't be looked at.
+
+    `more` counts as well. As good as the cache of content digests, which trusts the same facts.
+    """
+    try:
+        facts = [(quote(path, errors="surrogateescape"), os.stat(folder / path)) for path in paths]
+    except OSError:
+        return ""
+    return json_digest([[[name, fact.st_size, fact.st_mtime_ns, fact.st_ctime_ns, fact.st_ino] for name, fact in facts], *more])

@@ -15,7 +15,7 @@ from stillroom.errors import InputError
 from stillroom.fields import image_field, label_field, label_names
 from stillroom.images import MAX_PIXELS, ImageFault, as_stored
 from stillroom.operators import Params, Rows, SourcePath, Unit, source
-from tasks.ingest._samples import SPLIT_ORDER, SPLITS, ClassNames, by_number, content_id, gather, readable
+from tasks.ingest._samples import SPLIT_ORDER, SPLITS, ClassNames, by_number, content_id, cut, gather, readable, signature
 
 
 class ImageFolderParams(Params):
@@ -29,7 +29,7 @@ class ImageFolderParams(Params):
     truncated: Literal["reject", "pad"] = Field("reject", description="pad fills what a cut JPEG lacks, and adds the column `padded`.")
     max_pixels: int = Field(MAX_PIXELS, gt=0, description="Reject images of more pixels, by their header.")
     max_bytes: int = Field(256 << 20, gt=0, description="Reject files of more bytes, unread.")
-    shard_rows: int = Field(2048, gt=0, description="Files a unit of work; no result depends on it.")
+    shard_rows: int = Field(1024, gt=0, description="Files a unit of work, on average; no result depends on it.")
 
 
 def _adds(params: ImageFolderParams, schemas: Mapping[str, pa.Schema]) -> dict[str, pa.DataType | pa.Field]:
@@ -53,8 +53,8 @@ def _units(params: ImageFolderParams) -> list[Unit]:
         raise InputError(str(params.path), "holds no files")
     # Quoted, because a name on disk is bytes, and JSON holds text only.
     quoted = [quote(path, errors="surrogateescape") for path in paths]
-    starts = range(0, len(quoted), params.shard_rows)
-    return [Unit(f"files-{start}", start, min(start + params.shard_rows, len(quoted)), quoted[start : start + params.shard_rows]) for start in starts]
+    bounds = cut(quoted, params.shard_rows)
+    return [Unit(f"files-{start}", start, stop, quoted[start:stop], key=signature(params.path, paths[start:stop])) for start, stop in bounds]
 
 
 @source(version=1, units=_units, adds=_adds)

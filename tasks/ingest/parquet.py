@@ -13,7 +13,7 @@ from stillroom.images import MAX_PIXELS
 from stillroom.operators import Params, Rows, SourcePath, Unit, source
 from tasks.ingest._columns import Role, Roles, assign, class_names, fields_of, id_column, plain, unified
 from tasks.ingest._rows import Origin, parts, repeated, rows_of
-from tasks.ingest._samples import ClassNames, own_columns, readable
+from tasks.ingest._samples import ClassNames, own_columns, readable, signature
 
 # Images are decoded as they come, so few rows at a time are enough.
 _IMAGE_ROWS, _LIGHT_ROWS = 128, 4096
@@ -55,7 +55,7 @@ def _units(params: ParquetParams) -> list[Unit]:
             stop = min(start + params.shard_rows, rows)
             known = [[row, place] for row, place in duplicates.get(readable(name), []) if start <= row < stop]
             value = {"file": quote(name, errors="surrogateescape"), "columns": dict(roles.columns), "passing": list(roles.passing), "duplicates": known}
-            units.append(Unit(f"{index}-{start}", start, stop, value))
+            units.append(Unit(f"{index}-{start}", start, stop, value, key=signature(params.path, [name], start, stop, value)))
     return units
 
 

@@ -70,3 +70,56 @@ def pets(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pets]:
 def picture(mean: int, seed: int) -> np.ndarray:
     """Noise around a level, uint8 [12, 12, 1]."""
     return np.clip(np.random.default_rng([mean, seed]).normal(mean, 30, (12, 12, 1)), 0, 250).astype(np.uint8)
+
+
+@pytest.fixture(scope="session")
+def little(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store with little@1 and little@2, written without a build: one source, three pictures; in the second one label is another."""
+    import pyarrow as pa
+
+    from stillroom.digests import json_digest
+    from stillroom.fields import image_field, label_field
+    from stillroom.format import prepare
+    from stillroom.stored import hashes, with_hashes
+    from stillroom.stores import Store
+    from storage.commits import commit_fragments, version_facts, write_batches
+    from storage.publish import publish_manifest
+
+    store = Store(tmp_path_factory.mktemp("little") / "store")
+    prepare(store)
+    images = pa.array([encode_png(picture(90, seed)) for seed in range(3)], pa.binary())
+    for number, labels in enumerate(([0, 0, 1], [0, 1, 1]), start=1):
+        fields = [
+            pa.field("sample_id", pa.string()),
+            image_field(),
+            label_field(["cat", "dog"]),
+            pa.field("source", pa.string()),
+            pa.field("split", pa.string()),
+        ]
+        schema = with_hashes(pa.schema(fields))
+        values = {
+            "sample_id": ["aa1", "ab2", "ab3"], "image": images, "image_hash": hashes(images), "label": labels,
+            "source": ["x/1.png", "x/2.png", "y/2.png"], "split": ["train", "train", "test"],
+        }  # fmt: skip
+        batch = pa.record_batch([pa.array(values[field.name], field.type) for field in schema], schema=schema)
+        fingerprint = json_digest(number)
+        raw, table = (
+            commit_fragments(store, name, schema, write_batches(store, name, [batch], schema), fingerprint=fingerprint)
+            for name in ("stages/little.raw", "little")
+        )
+        stage = {
+            "name": "raw", "op": "ingest.image_folder", "version": 1, "shape": "source", "gives": "samples", "hidden": False, "state": "Built", "seed": None,
+            "fingerprint": fingerprint, "inputs": {}, "params": {"path": f"x{number}"}, "seconds": 1.0, "rows": 3, "digest": fingerprint, "metrics": {},
+            "counts": {"in": 3, "out": 3, "dropped": 0, "rejected": 0, "merged": 0}, "table": {"name": raw.name, "version": raw.version}, "removed": None,
+        }  # fmt: skip
+        publish_manifest(
+            store,
+            {
+                "format": 1, "name": "little", "digest": fingerprint, "rows": 3, "splits": {"train": 2, "test": 1}, "files": version_facts(store, [table], {}),
+                "table": {"name": "little", "version": table.version, "fingerprint": fingerprint, "rows": 3, "digest": fingerprint, "columns": {}}, "seed": 7,
+                "recipe": {"text": f"name: little  # {number}\n", "path": "little.yaml", "overrides": []}, "trial": False, "bytes": 0, "stages": [stage],
+                "published": {"train": {"stage": "raw", "split": "train"}, "test": {"stage": "raw", "split": "test"}}, "gates": [], "proof": None, "seconds": 1.0,
+                "environment": {"python": "3.11.7", "packages": {}},
+            },
+        )  # fmt: skip
+    return Path(store.uri)

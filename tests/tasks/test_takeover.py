@@ -4,12 +4,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from textwrap import dedent
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from flows.plan import make_plan
 from stillroom import registry
+from stillroom.images import encode_png
 from stillroom.records import Record
 from stillroom.stored import StoredTable
 from stillroom.stores import Store
@@ -160,3 +162,38 @@ def test_another_parameter_takes_nothing_over(build, store, log, pool, tmp_path)
     assert [file.read_text() for file in log.iterdir()] == ["a", "a"]
     for file in log.iterdir():
         file.unlink()
+
+
+def test_a_folder_that_grew_reads_its_new_files_and_shares_the_others(pool, store, tmp_path):
+    for number in range(60):
+        picture(tmp_path, number)
+    first, data = ingested(pool, store, tmp_path)
+    picture(tmp_path, 60)
+    picture(tmp_path, 61, of=3)  # equal to another: merged, now in a unit that was taken over
+    (tmp_path / "photos/b/7.png").unlink(missing_ok=True)
+    second, more = ingested(pool, store, tmp_path)
+    assert 0 < len(more - data) <= 4 < len(more & data)
+    whole, _ = ingested(pool, tmp_path / "whole", tmp_path)
+    assert first.table.digest != second.table.digest
+    assert (second.table.digest, second.counts, left(store, second)) == (whole.table.digest, whole.counts, left(tmp_path / "whole", whole))
+    (tmp_path / "photos/c").mkdir()
+    picture(tmp_path, 62, folder_name="c")  # another class: labels count anew
+    third, anew = ingested(pool, store, tmp_path)
+    assert not anew & more
+    assert third.table.digest == ingested(pool, tmp_path / "third", tmp_path)[0].table.digest
+    assert verify(Store(store)).sound
+
+
+def picture(folder: Path, number: int, of: int | None = None, folder_name: str = "") -> None:
+    path = folder / "photos" / (folder_name or "ab"[number % 2]) / f"{number}.png"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(encode_png(np.full((4, 4, 1), 3 * (number if of is None else of), np.uint8)))
+
+
+def ingested(pool: Pool, store: Path, folder: Path) -> tuple[Record, set[str]]:
+    """Builds the ingest alone; its record and the data files of its table."""
+    recipe = folder / "photos.yaml"
+    recipe.write_text("name: photos\nseed: 1\nstages:\n  raw: {op: ingest.image_folder, path: photos, shard_rows: 8}\n")
+    plan = make_plan(recipe, store)
+    record = plan.stages[0].record or run_stage(plan.spec(plan.stages[0], {}), pool)
+    return record, {key for key in record.files if "raw.lance/data/" in key}

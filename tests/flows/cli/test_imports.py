@@ -54,3 +54,12 @@ def test_export_and_import_load_no_engine(form, tiny: Path, tmp_path: Path):
     assert not loaded_by("export", "pets@1", str(tmp_path / "out"), "--as", form, "--store", str(tiny)) & heavy
     if form == "parquet":
         assert not loaded_by("import", str(tmp_path / "out"), "--store", str(tmp_path / "other")) & heavy
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["diff", "little@1", "little@2"], ["diff", "little@1", "little@2", "--html", "PAGE"], ["explain", "little@1", "aa1"], ["show", "little@1", "--lineage"]],
+)
+def test_history_is_told_without_the_engine(words, little: Path, tmp_path: Path):
+    words = [str(tmp_path / "page.html") if word == "PAGE" else word for word in words]
+    assert not loaded_by(*words, "--store", str(little)) & HEAVY

@@ -5,8 +5,9 @@ from typing import Any
 from flows.history.changes import Change, changes
 
 
-def stage(name: str, fingerprint: str, *inputs: str, op: str = "table.any", hidden: bool = False, **params: Any) -> dict[str, Any]:
-    edges = {"samples": {"stage": one.partition(".")[0], "split": one.partition(".")[2] or None} for one in inputs}
+def stage(name: str, fingerprint: str, edge: str = "", *, op: str = "table.any", hidden: bool = False, **params: Any) -> dict[str, Any]:
+    before, _, split = edge.partition(".")
+    edges = {"samples": {"stage": before, "split": split or None}} if edge else {}
     return {
         "name": name, "op": op, "version": 1, "gives": "samples", "hidden": hidden, "fingerprint": fingerprint, "inputs": edges, "params": params,
         "seed": 7, "rows": 4, "digest": f"rows of {fingerprint}",

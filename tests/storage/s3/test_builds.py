@@ -10,47 +10,53 @@ from pathlib import Path
 from typing import Any
 
 import lancedb
+import numpy as np
 import pytest
 
 import stillroom
 from flows.build import build_recipe
 from flows.plan import make_plan
 from flows.publish import promote
+from stillroom.images import encode_png
 from stillroom.snapshots import list_snapshots
 from stillroom.stores import Store
 
 pytestmark = [pytest.mark.server, pytest.mark.slow]
 
-RECIPE = """name: digits
+RECIPE = """name: pets
 seed: 3
 stages:
-  raw: {op: ingest.digits}
-  few: {op: table.sample, from: raw, rows: 300}
-  parts: {op: table.split, from: few, validation: 20%, test: 20%}
-  clean: {op: filter.exact_duplicates, from: parts}
+  raw: {op: ingest.image_folder, path: pictures, shard_rows: 40}
+  parts: {op: table.split, from: raw, validation: 20%, test: 20%}
+  clean: {op: filter.decodable, from: parts}
 publish:
   splits: {train: clean.train, validation: clean.validation, test: clean.test}
 """
 
 
 @pytest.fixture(scope="module")
-def digits(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+def pets(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """The recipe, and a folder in which it was built."""
-    folder = tmp_path_factory.mktemp("digits")
-    (folder / "digits.yaml").write_text(RECIPE, encoding="utf-8")
-    build_recipe(folder / "digits.yaml", folder / "store", workers=1)
-    return folder / "digits.yaml", folder / "store"
+    folder = tmp_path_factory.mktemp("pets")
+    pixels = np.random.default_rng(0).integers(0, 256, (120, 8, 8, 1), np.uint8)
+    for number, picture in enumerate(pixels):
+        file = folder / "pictures" / ("cat", "dog", "emu")[number % 3] / f"{number}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(encode_png(picture))
+    (folder / "pets.yaml").write_text(RECIPE, encoding="utf-8")
+    build_recipe(folder / "pets.yaml", folder / "store", workers=1)
+    return folder / "pets.yaml", folder / "store"
 
 
 @pytest.fixture(scope="module")
-def bucket(weed_server: Any, digits: tuple[Path, Path]) -> Iterator[str]:
+def bucket(weed_server: Any, pets: tuple[Path, Path]) -> Iterator[str]:
     """A store in a bucket in which the same was built."""
     with pytest.MonkeyPatch.context() as environment:
         for name, value in weed_server.environment.items():
             environment.setenv(name, value)
         uri = "s3://stillroom/builds"
-        result = build_recipe(digits[0], uri, workers=1)
-        assert (result.snapshot, result.report) == ("digits@1", f"{uri}/snapshots/digits/1.html")
+        result = build_recipe(pets[0], uri, workers=1)
+        assert (result.snapshot, result.report) == ("pets@1", f"{uri}/snapshots/pets/1.html")
         yield uri
 
 
@@ -81,8 +87,8 @@ def command(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
 
 def digests(store: str | Path) -> dict[str, str]:
     """The digest of the snapshot, and of every stage's table."""
-    manifest = stillroom.open("digits@1", store).manifest
-    return {"digits@1": manifest["digest"]} | {stage["name"]: stage["table"]["digest"] for stage in manifest["stages"]}
+    manifest = stillroom.open("pets@1", store).manifest
+    return {"pets@1": manifest["digest"]} | {stage["name"]: stage["table"]["digest"] for stage in manifest["stages"]}
 
 
 def copied(source: Store, target: Store) -> Store:
@@ -92,87 +98,87 @@ def copied(source: Store, target: Store) -> Store:
     return target
 
 
-def test_a_bucket_holds_what_a_folder_holds(digits, bucket):
-    assert digests(bucket) == digests(digits[1])
+def test_a_bucket_holds_what_a_folder_holds(pets, bucket):
+    assert digests(bucket) == digests(pets[1])
 
 
-def test_a_second_build_reuses_everything(digits, bucket):
-    assert not make_plan(digits[0], bucket).running
-    result = build_recipe(digits[0], bucket, workers=1)
+def test_a_second_build_reuses_everything(pets, bucket):
+    assert not make_plan(pets[0], bucket).running
+    result = build_recipe(pets[0], bucket, workers=1)
     assert result.reused_all and {line["state"] for line in result.stages} == {"Reused"}
 
 
-def test_trainers_and_lancedb_read_it(digits, bucket):
-    folder, snapshot = stillroom.open("digits@1", digits[1]), stillroom.open("digits@1", bucket)
+def test_trainers_and_lancedb_read_it(pets, bucket):
+    folder, snapshot = stillroom.open("pets@1", pets[1]), stillroom.open("pets@1", bucket)
     assert snapshot.splits == folder.splits
     for here, there in zip(snapshot.arrow("train"), folder.arrow("train"), strict=True):
         assert here.equals(there)
     assert snapshot.polars("test").equals(folder.polars("test"))
     (first, *_) = snapshot.loader("train", batch_size=16)
     assert first["image"].shape == (16, 1, 8, 8)
-    table = lancedb.connect(bucket).open_table("digits")
+    table = lancedb.connect(bucket).open_table("pets")
     table.checkout("v1")
     assert table.count_rows() == snapshot.manifest["rows"]
 
 
 def test_the_commands_work_on_it(bucket, command):
-    promote(bucket, "digits@1", "for this test")
-    for words in (["snapshots"], ["show", "digits"], ["runs"], ["verify"]):
+    promote(bucket, "pets@1", "for this test")
+    for words in (["snapshots"], ["show", "pets"], ["runs"], ["verify"]):
         process = command(*words, "--store", bucket)
         out, err = process.communicate(timeout=60)
         assert process.returncode == 0, err
-        assert "digits" in out + err or "sound" in out + err
+        assert "pets" in out + err or "sound" in out + err
 
 
-def test_a_plain_copy_is_the_same_store(digits, bucket, s3, tmp_path):
-    there = copied(Store(digits[1]), Store(s3))
+def test_a_plain_copy_is_the_same_store(pets, bucket, s3, tmp_path):
+    there = copied(Store(pets[1]), Store(s3))
     back = copied(there, Store(tmp_path / "back"))
     for store in (there, back):
-        assert digests(store.uri) == digests(digits[1])
-        assert not make_plan(digits[0], store).running
-        assert stillroom.open("digits@1", store).polars("train").equals(stillroom.open("digits@1", digits[1]).polars("train"))
+        assert digests(store.uri) == digests(pets[1])
+        assert not make_plan(pets[0], store).running
+        assert stillroom.open("pets@1", store).polars("train").equals(stillroom.open("pets@1", pets[1]).polars("train"))
 
 
 @pytest.mark.parametrize("seed", [1, 2])
-def test_a_build_through_a_bad_network_comes_out_the_same(digits, s3, proxy, plan, seed):
+def test_a_build_through_a_bad_network_comes_out_the_same(pets, s3, proxy, plan, seed):
     proxy.follow(plan(seed=seed, rate=0.1))
-    result = build_recipe(digits[0], s3, workers=2)
+    result = build_recipe(pets[0], s3, workers=2)
     assert len(proxy.suffered) >= 6 and proxy.suffered.total() > 10
     proxy.follow(plan())
-    assert result.snapshot == "digits@1" and digests(s3) == digests(digits[1])
-    assert [line["name"] for line in list_snapshots(s3)] == ["digits"]
+    assert result.snapshot == "pets@1" and digests(s3) == digests(pets[1])
+    assert [line["name"] for line in list_snapshots(s3)] == ["pets"]
     assert not Store(s3).list("work/")
 
 
-def test_a_killed_build_goes_on(digits, s3, command):
-    process = command("build", digits[0], "--store", s3, "--workers", 1)
+def test_a_killed_build_goes_on(pets, s3, command):
+    process = command("build", pets[0], "--store", s3, "--workers", 1)
     until = time.monotonic() + 120
     while not any(key.endswith(".json") for key in Store(s3).list("records/")):
         assert process.poll() is None and time.monotonic() < until, process.communicate()
         time.sleep(0.05)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    result = build_recipe(digits[0], s3, workers=1)
+    result = build_recipe(pets[0], s3, workers=1)
     assert result.stages[0]["state"] == "Reused"
-    assert digests(s3) == digests(digits[1])
+    assert digests(s3) == digests(pets[1])
 
 
-def test_a_server_that_fails_in_the_middle_is_one_line_with_the_way_on_and_no_secret(digits, s3, proxy, plan, command):
+def test_a_server_that_fails_in_the_middle_is_one_line_with_the_way_on_and_no_secret(pets, s3, proxy, plan, command):
     proxy.follow(plan().aim("PUT", r"parts.lance/_versions/", "503 before", times=10_000))
-    words = ("build", digits[0], "--store", s3, "--workers", 1)
+    words = ("build", pets[0], "--store", s3, "--workers", 1)
     process = command(*words, OBJECT_STORE_CLIENT_MAX_RETRIES="1", PREFECT_LOGGING_LEVEL="DEBUG")
     out, err = process.communicate(timeout=180)
     (told,) = [line for line in err.splitlines() if line.startswith("error: ")]
     assert process.returncode == 1 and "Traceback" not in err
     assert told.startswith(f"error: stage 'parts': {s3}: {proxy.endpoint} answers with an error (503 Service Unavailable); try again later")
-    assert told.endswith(f"go on with: stillroom build {digits[0]} --store {s3} --workers 1")
+    assert told.endswith(f"go on with: stillroom build {pets[0]} --store {s3} --workers 1")
 
     proxy.follow(plan())
-    result = build_recipe(digits[0], s3, workers=1)
+    result = build_recipe(pets[0], s3, workers=1)
     assert [line["state"] for line in result.stages] == ["Reused", "Reused", "Built", "Built"]
 
     written = [out.encode(), err.encode(), *(Store(s3).read(key) or b"" for key in Store(s3).list(""))]
     written += [file.read_bytes() for file in Path(os.environ["STILLROOM_HOME"]).rglob("*") if file.is_file()]
-    assert any(b"digits" in text for text in written[2:])
+    assert any(b"pets" in text for text in written[2:])
     for secret in (os.environ["AWS_ACCESS_KEY_ID"].encode(), os.environ["AWS_SECRET_ACCESS_KEY"].encode()):
         assert not [text for text in written if secret in text]

@@ -1,0 +1,135 @@
+"""gc: snapshots that a policy drops, and whatever no kept snapshot, no build and no next build needs, go from the store.
+
+A file stays if a record or a manifest that stays names it. Whether Lance knows the file doesn't count, so
+what its own clean-up leaves goes too: files of builds that died, versions by other hands, old manifests.
+
+    withdrawn/<name>/<N>.json    written first for each snapshot that goes: its manifest stays, and `open` says why it is refused
+
+Then what names files goes before the files: records (each before those that it refers to), tags, versions, data.
+A crash at any instant leaves a store that verifies and that the next gc finishes.
+
+Builds: gc takes the lease `gc` and then looks at the log of runs; a build writes itself into the log and then waits
+for that lease. So either gc sees the build, or the build waits. What a build that gc sees counts on stays. Of the
+tables that it may write, what is younger than the build stays, and so do the first version and the newest, on which it commits.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import partial
+
+from stillroom.errors import StoreError
+from stillroom.format import require_format
+from stillroom.stores import Store
+from storage.alive import holder_words
+from storage.inventory import take_inventory
+from storage.leases import lease
+from storage.needed import Policy, choose, logged_runs, needed
+from storage.runs import live_runs
+from storage.sweep import Removal, Sweep, removing
+
+__all__ = ["Policy", "Removal", "Report", "gc"]
+
+# How often a long gc looks whether it still holds its lease.
+CHECK_S = 2.0
+
+
+@dataclass(frozen=True)
+class Report:
+    """What gc did, or with `dry_run` would do.
+
+    Args:
+        kept, dropped: snapshots.
+        removed: files and objects, in the order in which they go.
+        bytes: what the store held before.
+        note: why gc did nothing, if it did nothing for a reason.
+    """
+
+    kept: list[str]
+    dropped: list[str]
+    removed: list[Removal] = field(default_factory=list)
+    bytes: int = 0
+    note: str = ""
+    dry_run: bool = False
+
+    @property
+    def bytes_removed(self) -> int:
+        """The size of all that goes."""
+        return sum(removal.bytes for removal in self.removed)
+
+
+def gc(store: Store, policy: Policy | None = None, *, dry_run: bool = False, waiting: Callable[[str], None] = lambda holder: None) -> Report:
+    """Remove what nobody needs.
+
+    Args:
+        store: where.
+        policy: which snapshots stay; None keeps all.
+        dry_run: only say what would go.
+        waiting: told who is waited for, if another gc is at work.
+
+    Raises:
+        InputError: the policy names a snapshot that isn't there.
+        StoreError: a record or manifest is damaged, so what is needed isn't known; or another process took over.
+    """
+    require_format(store)
+    policy = policy or Policy()
+    if dry_run or not store.exists():
+        return _decide(store, policy, dry_run=dry_run).report
+    with lease(store, "gc", "gc", waiting=waiting) as held:
+        decided = _decide(store, policy, dry_run=False)
+        checked = time.monotonic()
+        for step in _steps(store, decided, policy):
+            if time.monotonic() - checked > CHECK_S:
+                if held is None or not held.is_held():
+                    raise StoreError("gc", "was silent for so long that another process took over, and ends here", "run it again")
+                checked = time.monotonic()
+            step()
+    return decided.report
+
+
+@dataclass(frozen=True)
+class _Decided:
+    """A report, the same removals by the step in which they go, and whether a build runs."""
+
+    report: Report
+    steps: dict[int, list[Removal]] = field(default_factory=dict)
+    busy: bool = True
+
+
+def _decide(store: Store, policy: Policy, *, dry_run: bool) -> _Decided:
+    """What gc would do now."""
+    live = live_runs(store)
+    inventory = take_inventory(store)
+    for key, problem in inventory.broken.items():
+        raise StoreError(f"'{key}'", f"{problem}; what it needs isn't known, so nothing is removed", "`stillroom verify` lists all damage; mend it first")
+    total = sum(inventory.keys.values())
+    kept, dropped = choose(store, inventory, policy)
+    for run in live:
+        if not run["fingerprints"]:
+            note = f"a build of '{run['recipe']}' ({holder_words(run.get('holder', {}))}) hasn't said yet what it needs: nothing goes now; try again later"
+            return _Decided(Report([*kept, *dropped], [], [], total, note, dry_run))
+    runs = logged_runs(store, inventory)
+    sweep = Sweep(store, inventory, needed(store, inventory, kept, dropped, runs, live, policy), runs, live)
+    steps = sweep.steps()
+    return _Decided(Report(kept, dropped, [removal for step in sorted(steps) for removal in steps[step]], total, "", dry_run), steps, bool(live))
+
+
+def _steps(store: Store, decided: _Decided, policy: Policy) -> Iterator[Callable[[], None]]:
+    """What has to be done, in an order in which it may stop anywhere."""
+    for snapshot in decided.report.dropped:
+        yield partial(_withdraw, store, snapshot, policy)
+    yield from removing(store, decided.steps, busy=decided.busy)
+
+
+def _withdraw(store: Store, snapshot: str, policy: Policy) -> None:
+    name, _, number = snapshot.partition("@")
+    mark = {
+        "name": name,
+        "number": int(number),
+        "reason": f"gc kept {policy}",
+        "by": "gc",
+        "at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "way_out": f"`stillroom snapshots` lists those that stand; the recipe that made this one is in snapshots/{name}/{number}.json",
+    }
+    store.create_json(f"withdrawn/{name}/{number}.json", mark)
