@@ -13,8 +13,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-# A script's own folder comes first on the path, and there this file would hide Ray.
-sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != Path(__file__).parent]
+import _rooms  # noqa: F401
+
 os.environ |= {"OMP_NUM_THREADS": "1", "RAY_USAGE_STATS_ENABLED": "0"}
 
 import numpy as np

@@ -7,6 +7,8 @@ import argparse
 import tempfile
 from pathlib import Path
 
+import _rooms  # noqa: F401
+
 from flows.build import build_recipe
 
 CHOICES = {

@@ -6,13 +6,10 @@ python benchmarks/storage.py            2,000 pictures of 50 kB
 import argparse
 import os
 import shutil
-import sys
 import tempfile
 from pathlib import Path
 
-# A script's own folder comes first on the path, and there this file would hide the room `storage`.
-sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != Path(__file__).parent]
-
+import _rooms  # noqa: F401
 import numpy as np
 from PIL import Image
 

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import _rooms  # noqa: F401
 import lance
 import numpy as np
 from blake3 import blake3

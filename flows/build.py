@@ -20,7 +20,7 @@ from flows.events import Event, Note, StageDone, StageFailed, StageProgress, Sta
 from flows.plan import Plan, Planned, plan_graph
 from flows.publish import Published, publish_build, published_before
 from flows.resolve import resolve
-from schemas.checks import RowCount
+from flows.rows import check_rows
 from schemas.recipe import Require
 from stillroom.errors import StageError, StillroomError
 from stillroom.format import require_format
@@ -69,6 +69,7 @@ class Build:
         rows: a trial on a stratified sample of so many rows of each source.
         until: build only what this stage needs, publish nothing.
         workers: how many processes work; None means the cores.
+        cluster: the address of a Ray cluster that works instead; None takes that of STILLROOM_RAY_ADDRESS, if it is set.
         rehash: read source files again even if they look unchanged.
         listener: told every event, from the thread of the stage that it is about.
 
@@ -78,13 +79,14 @@ class Build:
 
     def __init__(
         self, recipe: str, store: str | Path, overrides: Sequence[str] = (), *, rows: int | None = None, until: str | None = None, workers: int | None = None,
-        rehash: bool = False, listener: Listener | None = None,
+        cluster: str | None = None, rehash: bool = False, listener: Listener | None = None,
     ) -> None:  # fmt: skip
         self.recipe, self.store = recipe, Store(store)
         require_format(self.store)
         self.graph = resolve(recipe, overrides, rows)
         self.plan = Plan(self.graph, self.store.uri, [], until)
-        self.workers, self._rehash, self._listener = workers or len(os.sched_getaffinity(0)), rehash, listener
+        self.workers, self.cluster = workers, cluster or os.environ.get("STILLROOM_RAY_ADDRESS") or None
+        self._rehash, self._listener = rehash, listener
         self.records: dict[str, Record] = {}
         self.lines: dict[str, dict[str, Any]] = {}
         self._started, self._lock = time.perf_counter(), threading.Lock()
@@ -136,6 +138,7 @@ class Build:
         words += [word for override in self.graph.recipe.overrides for word in ("--set", override)]
         words += ["--rows", str(self.graph.rows)] if self.graph.rows else []
         words += ["--until", self.plan.until] if self.plan.until else []
+        words += ["--cluster", self.cluster] if self.cluster else []
         return shlex.join(words)
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
@@ -164,8 +167,15 @@ class Build:
         """The build's pool, started when first asked for."""
         with self._lock:
             if self._pool is None:
-                self._pool = Pool(self.workers, self._progress)
+                self._pool = self._new_pool()
             return self._pool
+
+    def _new_pool(self) -> Pool:
+        if self.cluster:
+            from tasks.ray_pool import RayPool
+
+            return RayPool(self.cluster, self.workers, self._progress, store=self.store)
+        return Pool(self.workers or len(os.sched_getaffinity(0)), self._progress)
 
     def finish(self) -> BuildResult:
         """Pass the gates, publish, and say what came of it."""
@@ -222,7 +232,7 @@ class Build:
 
     def _ended(self, planned: Planned, record: Record, reused: bool) -> None:
         publish = self.plan.graph.recipe.publish
-        _check(planned, record, publish.require if publish else Require(), self.store)
+        check_rows(planned, record, publish.require if publish else Require(), self.store)
         self.records[planned.name] = record
         counts = record.counts
         line = StageDone(
@@ -237,6 +247,8 @@ class Build:
         self.tell(line)
         if not reused:
             self._show(planned, record)
+        elif planned.name in self._bars:  # another build made it meanwhile
+            self._bars[planned.name].finish()
 
     def _show(self, planned: Planned, record: Record) -> None:
         """Leave a stage's rows and some of its pictures in the Prefect UI."""
@@ -290,7 +302,7 @@ def current_build() -> Build | None:
 
 def build_recipe(
     recipe: str | Path, store: str | Path, overrides: Sequence[str] = (), *, rows: int | None = None, until: str | None = None, workers: int | None = None,
-    listener: Listener | None = None, rehash: bool = False,
+    cluster: str | None = None, listener: Listener | None = None, rehash: bool = False,
 ) -> BuildResult:  # fmt: skip
     """Build a recipe as one Prefect flow run, or say that everything is there.
 
@@ -301,13 +313,14 @@ def build_recipe(
         rows: a trial on a stratified sample of so many rows of each source; never promoted.
         until: build only what this stage needs, publish nothing.
         workers: how many processes work; the result doesn't depend on it.
+        cluster: the address of a Ray cluster whose nodes work instead of this machine; nor on that.
         listener: told how it goes.
         rehash: read source files again even if they look unchanged.
 
     Raises:
         StillroomError: a fault of the recipe, a stage that failed, a gate that refused.
     """
-    made = Build(str(recipe), store, overrides, rows=rows, until=until, workers=workers, rehash=rehash, listener=listener)
+    made = Build(str(recipe), store, overrides, rows=rows, until=until, workers=workers, cluster=cluster, rehash=rehash, listener=listener)
     made.begin()
     try:
         if (result := _nothing_to_do(made)) is not None:
@@ -343,7 +356,7 @@ def _as_flow(made: Build, recipe: str, overrides: Sequence[str]) -> BuildResult:
 
     token = _current.set(made)
     try:
-        result: dict[str, Any] = build(recipe, made.store.uri, list(overrides), made.graph.rows, made.plan.until, made.workers)
+        result: dict[str, Any] = build(recipe, made.store.uri, list(overrides), made.graph.rows, made.plan.until, made.workers, made.cluster)
     finally:
         _current.reset(token)
     return BuildResult(**result)
@@ -358,30 +371,3 @@ def _told(error: BaseException | None) -> str:
     if error is None or isinstance(error, Exception):
         return str(error or "")
     return "interrupted" if isinstance(error, KeyboardInterrupt) else "stopped by a signal"
-
-
-def _check(planned: Planned, record: Record, require: Require, store: Store) -> None:
-    """Refuse a stage with too many rejected rows, or with none left."""
-    counts = record.counts
-    came = counts.get("planned", counts.get("in", 0))
-    rejected = counts.get("rejected", 0)
-    if came and rejected / came > require.max_rejects:
-        raise StageError(
-            planned.name,
-            f"{rejected:,} of {came:,} rows were rejected, more than max_rejects {require.max_rejects:.1%} allows{_example(record, store)}",
-            "mend the source, or raise publish.require.max_rejects",
-        )
-    empty_is_fine = any(isinstance(check, RowCount) and check.rows.min == 0 for check in require.checks)
-    if planned.resolved.operator.gives == "samples" and not record.table.rows and not empty_is_fine:
-        raise StageError(
-            planned.name, "no row is left" if came else "nothing came in", "loosen it, or allow it with publish.require.checks: [{rows: {min: 0}}]"
-        )
-
-
-def _example(record: Record, store: Store) -> str:
-    """The first reasons of rejected rows, for the error's text."""
-    if record.removed is None:
-        return ""
-    removed = StoredTable(store, record.removed).frame(["source", "reason", "kind"])
-    first = [f"{row['source'] or 'a row'}: {row['reason']}" for row in removed.iter_rows(named=True) if row["kind"] == "rejected"][:2]
-    return f" ({'; '.join(first)})"

@@ -30,6 +30,8 @@ __all__ = ["Witness", "tell_crashed"]
 MESSAGE = "The build's process ended without a word: it was killed, or its machine went down."
 # How long the witness tries to reach a server that doesn't answer.
 PATIENCE_S = 60.0
+# How many of the newest runs a build looks at: a store may hold years of nights.
+LOOKED_AT = 50
 
 
 class Witness:
@@ -59,7 +61,7 @@ def tell_crashed(store: "Store") -> None:
     from storage.alive import is_here
     from storage.runs import list_runs, note_run
 
-    lost = [run for run in list_runs(store) if run["state"] == "Crashed" and run.get("flow_run") and not run.get("told")]
+    lost = [run for run in list_runs(store, LOOKED_AT) if run["state"] == "Crashed" and run.get("flow_run") and not run.get("told")]
     server = server_status() if lost else None
     if server is None:
         return

@@ -31,10 +31,11 @@ def _name() -> str:
 
 @flow(name="stillroom-build", flow_run_name=_name, task_runner=_THREADS, persist_result=False, result_serializer="json", validate_parameters=True)
 def build(
-    recipe: str, store: str, overrides: list[str] | None = None, rows: int | None = None, until: str | None = None, workers: int | None = None
-) -> dict[str, Any]:
+    recipe: str, store: str, overrides: list[str] | None = None, rows: int | None = None, until: str | None = None, workers: int | None = None,
+    cluster: str | None = None,
+) -> dict[str, Any]:  # fmt: skip
     """Run the stages that the store lacks, in topological order, each as soon as its inputs are there."""
-    made = current_build() or Build(recipe, store, overrides or [], rows=rows, until=until, workers=workers)
+    made = current_build() or Build(recipe, store, overrides or [], rows=rows, until=until, workers=workers, cluster=cluster)
     try:
         with made:
             made.watch(str(runtime.flow_run.id), public_url(str(PREFECT_API_URL.value())))

@@ -37,8 +37,22 @@ def prepare(store: Store) -> None:
     """Make a store's format known before anything else is written to it.
 
     Raises:
-        StoreError: it is there, in a format that this stillroom can't write.
+        StoreError: it is there, in a format that this stillroom can't write; or its server lets a second writer win.
     """
     if format_of(store) is None:
+        if not store.local:
+            _require_one_winner(store)
         store.create_json(FORMAT_KEY, {"format": FORMAT, "id": secrets.token_hex(16)})
     require_format(store)
+
+
+def _require_one_winner(store: Store) -> None:
+    """Refuse an object store in which a put that must not replace anything does: a server that doesn't know the header ignores it."""
+    probe = f"beats/probe-{secrets.token_hex(8)}"
+    store.create(probe, b"first")
+    try:
+        if store.create(probe, b"second"):
+            hint = "use a server that has conditional writes (If-None-Match), or a folder"
+            raise StoreError(store.uri, "its server replaces an object although it was told not to, so two builds could overwrite each other", hint)
+    finally:
+        store.objects.delete(probe)

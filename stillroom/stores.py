@@ -141,6 +141,10 @@ class Store:
 
     def delete(self, prefix: str) -> None:
         """Delete all objects under a prefix; another process may do the same."""
-        for key in self.list(prefix):
+        keys = self.list(prefix)
+        if not self.local:
+            ask(self.uri, lambda: self.objects.delete(keys))
+            return
+        for key in keys:
             with suppress(FileNotFoundError):
-                ask(self.uri, partial(self.objects.delete, key))
+                self.objects.delete(key)

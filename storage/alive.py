@@ -18,6 +18,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from stillroom.remote import ask
 from stillroom.stores import Store
 
 __all__ = ["BEAT_S", "Watch", "hold", "holder_words", "is_gone", "is_here", "last_beat", "let_go", "remove", "store_clock", "this_process"]
@@ -71,7 +72,7 @@ def let_go(store: Store) -> None:
 def last_beat(store: Store, beat: str) -> datetime | None:
     """When a beat was last written, by the store's clock; None where there is none."""
     try:
-        found: datetime = store.objects.head(beat)["last_modified"]
+        found: datetime = ask(store.uri, lambda: store.objects.head(beat))["last_modified"]
     except FileNotFoundError:
         return None
     return found.astimezone(UTC)

@@ -107,6 +107,7 @@ def export_snapshot(
     target = target.expanduser().absolute()
     notes: list[str] = []
     if about := _standing(target, plan):
+        clear_leftovers(target)
         return _exported(plan, target, about, len(plan.shards), notes)
     try:
         with growing(target, plan.key) as work:

@@ -13,13 +13,16 @@ instant leaves a note under `pending/`, and the next `forget`, of whatever rows,
 
 import secrets
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 from stillroom.digests import json_digest
 from stillroom.errors import StoreError
 from stillroom.format import require_format
+from stillroom.remote import ask
 from stillroom.stores import Store
 from storage.alive import holder_words
 from storage.inventory import Inventory, take_inventory
@@ -27,7 +30,7 @@ from storage.leases import lease
 from storage.needed import Needed, keep_all, logged_runs
 from storage.runs import live_runs
 from storage.seen import Seen, seen_by
-from storage.sweep import Removal, Sweep, remove_all
+from storage.sweep import Removal, Sweep, removing
 from storage.tombstones import FOLDER, bury, read_tombstones
 from storage.traces import Rows, Trace, find_rows, places, redacted, trace, words_about
 
@@ -55,9 +58,7 @@ class Forgotten:
     dry_run: bool = False
 
 
-def forget(
-    store: Store, samples: Sequence[str], *, reason: str = "", dry_run: bool = False, waiting: Callable[[str], None] = lambda holder: None
-) -> Forgotten:
+def forget(store: Store, samples: Sequence[str], *, reason: str = "", dry_run: bool = False, waiting: Callable[[str], None] = lambda holder: None) -> Forgotten:
     """Forget rows: by id, the beginning of one, source or picture. Without any, only what a crash interrupted is finished.
 
     Args:
@@ -104,7 +105,9 @@ class _Wanted:
     def from_json(cls, value: Mapping[str, Any], key: str) -> "_Wanted":
         rows = value["rows"]
         sources = {(table, source) for table, source in rows["sources"]}
-        return cls(key, Rows(set(rows["ids"]), sources, {bytes.fromhex(one) for one in rows["contents"]}), value["facts"], [Seen(**one) for one in value["seen"]])
+        return cls(
+            key, Rows(set(rows["ids"]), sources, {bytes.fromhex(one) for one in rows["contents"]}), value["facts"], [Seen(**one) for one in value["seen"]]
+        )
 
 
 @dataclass(frozen=True)
@@ -115,7 +118,12 @@ class _Touched:
     traces: list[Trace]
     prints: set[str]
     snapshots: list[str]
-    removals: list[Removal]
+    steps: dict[int, list[Removal]]
+
+    @property
+    def removals(self) -> list[Removal]:
+        """All that goes."""
+        return [removal for _, removals in sorted(self.steps.items()) for removal in removals]
 
 
 def _wanted(store: Store, samples: Sequence[str], reason: str) -> _Wanted | None:
@@ -146,12 +154,14 @@ def _carry_out(store: Store, wanted: _Wanted) -> _Wanted:
     for snapshot in touched.snapshots:
         _withdraw(store, snapshot, touched, wanted.facts)
     _redact(store, inventory, wanted.rows, touched.removals)
-    remove_all(store, touched.removals)
+    for step in removing(store, touched.steps, busy=False):
+        step()
     facts = {**wanted.facts, "tombstone": number}
     receipt = 1 + len(store.list(RECEIPTS))
     while not store.create_json(f"{RECEIPTS}{receipt}.json", facts):
         receipt += 1
-    store.delete(wanted.key)
+    with suppress(FileNotFoundError):
+        ask(store.uri, partial(store.objects.delete, wanted.key))
     return replace(wanted, facts=facts)
 
 
@@ -172,7 +182,7 @@ def _touched(store: Store, inventory: Inventory, rows: Rows) -> _Touched:
         prints |= {fingerprint for fingerprint in inventory.records if not prints.isdisjoint(_refers_to(inventory, fingerprint))}
     holding = {found.place.snapshot for found in traces}
     snapshots = [snapshot for snapshot in inventory.standing if snapshot in holding or not prints.isdisjoint(inventory.lineage(snapshot))]
-    return _Touched(inventory, traces, prints, snapshots, _removals(store, inventory, rows, prints, snapshots))
+    return _Touched(inventory, traces, prints, snapshots, _steps(store, inventory, rows, prints, snapshots))
 
 
 def _speaking_of(inventory: Inventory, rows: Rows) -> set[str]:
@@ -192,16 +202,15 @@ def _plain_print(inventory: Inventory, fingerprint: str) -> str:
     return json_digest({name: value for name, value in parts.items() if name != "forgotten"})
 
 
-def _removals(store: Store, inventory: Inventory, rows: Rows, prints: set[str], withdrawn: Sequence[str]) -> list[Removal]:
-    """All that goes: whatever isn't named by a record or a snapshot that stays, and what else speaks of the rows."""
+def _steps(store: Store, inventory: Inventory, rows: Rows, prints: set[str], withdrawn: Sequence[str]) -> dict[int, list[Removal]]:
+    """All that goes, by the step in which it does: whatever isn't named by a record or a snapshot that stays, and what else speaks of the rows."""
     kept = [snapshot for snapshot in inventory.standing if snapshot not in withdrawn]
     stays = Needed(set(inventory.records) - prints)
     keep_all(store, inventory, kept, stays)
     pages = [key for key in inventory.keys if key.startswith("snapshots/") and key.endswith(".html")]
     stays.keys.difference_update(page for page in pages if _page_of(page) not in kept or _speaks(store, page, rows))
-    sweep = Sweep(store, inventory, stays, logged_runs(store, inventory), live=[])
-    stale = [Removal(key, inventory.keys[key], "left over") for key in inventory.keys if key.startswith("latest/") and _is_stale(store, key, prints)]
-    return [*sweep.all(), *stale]
+    steps = Sweep(store, inventory, stays, logged_runs(store, inventory), live=[]).steps()
+    return steps
 
 
 def _page_of(key: str) -> str:
@@ -212,12 +221,6 @@ def _page_of(key: str) -> str:
 def _speaks(store: Store, key: str, rows: Rows) -> bool:
     page = (store.read(key) or b"").decode(errors="replace")
     return redacted(page, words_about(rows)) != page
-
-
-def _is_stale(store: Store, key: str, prints: set[str]) -> bool:
-    """Whether a note of the latest build of some operator leads to a table that goes."""
-    found = store.read_json(key)
-    return found["fingerprint"] in prints or found["input"]["fingerprint"] in prints
 
 
 def _withdraw(store: Store, snapshot: str, touched: _Touched, facts: Mapping[str, Any]) -> None:
@@ -246,6 +249,6 @@ def _redact(store: Store, inventory: Inventory, rows: Rows, removals: Sequence[R
         told = redacted(value, words)
         if isinstance(told, dict) and key.startswith("snapshots/"):
             # An example is nothing but ids and sources, so there even a short one is meant.
-            told |= {"gates": [{**gate, "examples": redacted(gate.get("examples", []), every)} for gate in told.get("gates", [])]}
+            told |= {"gates": [{name: redacted(entry, every) if name == "examples" else entry for name, entry in gate.items()} for gate in told["gates"]]}
         if told != value and isinstance(told, dict):
             store.put_json(key, told)

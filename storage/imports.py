@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
 from schemas.recipe import NAME_PATTERN
@@ -28,6 +29,7 @@ from storage.export import FORMAT, MANIFEST, REPORT, Report, about_export, false
 from storage.publish import list_manifests, publish_manifest
 from storage.runs import begin_run, end_run
 from storage.tally import Tally, checked_tally
+from storage.tombstones import read_tombstones
 from storage.whole import file_digest
 
 __all__ = ["Imported", "import_snapshot"]
@@ -53,7 +55,8 @@ def import_snapshot(source: Path, store: Store, *, command: str = "", report: Re
         report: told how many rows are written.
 
     Raises:
-        InputError: no such export, it was withdrawn from this store, or a file, a row or the manifest isn't as it was exported; the store is as before.
+        InputError: no such export; or a file, a row or the manifest isn't as it was exported; or this store
+            withdrew that snapshot, or was told to forget one of its rows. No snapshot is made.
         StoreError: the store can't be written.
     """
     about = _checked_about(source)
@@ -64,14 +67,16 @@ def import_snapshot(source: Path, store: Store, *, command: str = "", report: Re
     _check_files(source, about)
     run = begin_run(store, manifest["name"], {}, command)
     try:
-        published = publish_manifest(store, _written(source, about, manifest, store, report))
-        if (source / REPORT).exists():  # sealed as it stood in its store
+        written = _written(source, about, manifest, store, report)
+        published = publish_manifest(store, written)
+        same = published["table"]["version"] != written["table"]["version"]  # another import was first
+        if not same and (source / REPORT).exists():  # sealed as it stood in its store
             store.put(f"snapshots/{published['name']}/{published['number']}.html", (source / REPORT).read_bytes())
     except BaseException as error:
         end_run(store, run, "Failed", stage="import", message=str(error))
         raise
     end_run(store, run, "Completed")
-    return _imported(published, about, same=False)
+    return _imported(published, about, same=same)
 
 
 def _checked_about(source: Path) -> dict[str, Any]:
@@ -112,7 +117,8 @@ def _written(source: Path, about: dict[str, Any], manifest: dict[str, Any], stor
     name, schema = manifest["name"], pa.ipc.read_schema(pa.py_buffer(b64decode(about["schema"])))
     fingerprint = json_digest({"import": name, "digest": about["digest"]})
     tally = Tally(schema)
-    fragments = write_batches(store, name, tally.watch(_rows(source, about, schema, report)), schema)
+    rows = _unforgotten(source, store, manifest, _rows(source, about, schema, report))
+    fragments = write_batches(store, name, tally.watch(rows), schema)
     if tally.digest.hexdigest() != about["digest"]:
         found = tally.digest.hexdigest()
         raise InputError(str(source), f"its rows have digest {found[:12]}…, those of {about['snapshot']} have {about['digest'][:12]}…", "export it again")
@@ -156,6 +162,16 @@ def _rows(source: Path, about: dict[str, Any], schema: pa.Schema, report: Report
                     yield batch
                     done += batch.num_rows
                     report(done, about["rows"])
+
+
+def _unforgotten(source: Path, store: Store, manifest: dict[str, Any], batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """The same batches, unless this store was told to forget a row of them."""
+    tombstones = read_tombstones(store)
+    tables = [stage["table"]["name"] for stage in manifest["stages"] if stage["shape"] == "source"] or [""]
+    for batch in batches:
+        if tombstones and (count := int(np.any([tombstones.forgotten(batch, table) for table in tables], axis=0).sum())):
+            raise InputError(str(source), f"holds {count} rows or more that {store.uri} was told to forget", "import a snapshot that was built without them")
+        yield batch
 
 
 def _made_elsewhere(manifest: dict[str, Any]) -> dict[str, Any]:

@@ -85,6 +85,8 @@ class Waiter:
     def step(self) -> Lease | None:
         """The lease, if it was free or its holder is dead; else None, and `holder` says who has it."""
         generation, found = _highest(self.store, self.key)
+        if found is not None and found.get("token") == self._token:
+            return Lease(self.store, self.key, generation, self._token)  # it was written, and the answer lost
         if found is not None and not self._is_dead(found):
             self.holder = holder_words(found.get("holder", {}))
             return None

@@ -15,7 +15,7 @@ from storage.inventory import Inventory
 __all__ = ["Needed", "Policy", "choose", "keep_all", "logged_runs", "needed"]
 
 # Objects that are history or too small to matter, and those of parts of stillroom that look after themselves, stay.
-SWEPT = ("records/", "published/", "work/", "leases/", "beats/")
+SWEPT = ("records/", "latest/", "published/", "work/", "leases/", "beats/")
 
 
 @dataclass(frozen=True)
@@ -110,12 +110,21 @@ def needed(
         prints |= _lineage(inventory, snapshot)
     for run in [*live, *_recent(inventory, runs, dropped, policy)]:
         prints |= inventory.needs(run["fingerprints"].values())
-    found = Needed(prints, {FORMAT_KEY, *(key for key in inventory.keys if ".lance/" not in key and not key.startswith(SWEPT))})
+    if live:  # it may take rows over from any build that is noted as the latest of an operator
+        prints |= inventory.needs(fingerprint for named in _latest(store, inventory).values() for fingerprint in named)
+    found = Needed(prints)
+    keep_all(store, inventory, kept, found)
     found.keys.difference_update(_reports(inventory, dropped))
-    _keep_records(inventory, found)
-    _keep_published(store, inventory, kept, found)
     _keep_unfinished(store, inventory, found)
     return found
+
+
+def keep_all(store: Store, inventory: Inventory, kept: list[str], found: Needed) -> None:
+    """Let everything stay that these snapshots and `found.prints` name, and objects that name no file."""
+    found.keys.update((FORMAT_KEY, *(key for key in inventory.keys if ".lance/" not in key and not key.startswith(SWEPT))))
+    found.keys.update(key for key, named in _latest(store, inventory).items() if named <= found.prints)
+    _keep_records(inventory, found)
+    _keep_published(store, inventory, kept, found)
 
 
 def _promoted(store: Store, name: str, standing: list[str]) -> list[str]:
@@ -160,10 +169,16 @@ def _reports(inventory: Inventory, dropped: list[str]) -> set[str]:
 def _keep_records(inventory: Inventory, found: Needed) -> None:
     for fingerprint in found.prints & inventory.records.keys():
         record = inventory.records[fingerprint]
-        found.keys.update(record.files, (f"records/{fingerprint}.json", f"records/{fingerprint}.leaves"))
+        found.keys.update(record.files, (f"records/{fingerprint}.{kind}" for kind in ("json", "leaves", "units")))
         for ref in (record.table, record.removed):
             if ref is not None:
                 found.tags.setdefault(ref.name, set()).add(f"f-{fingerprint[:32]}")
+
+
+def _latest(store: Store, inventory: Inventory) -> dict[str, set[str]]:
+    """For each note of the latest build of an operator, the records that it names."""
+    notes = {key: store.read_json(key) or {} for key in inventory.keys if key.startswith("latest/")}
+    return {key: {str(value.get("fingerprint"))} | ({str(value["input"]["fingerprint"])} if value.get("input") else set()) for key, value in notes.items()}
 
 
 def _keep_published(store: Store, inventory: Inventory, kept: list[str], found: Needed) -> None:
@@ -193,10 +208,3 @@ def _keep_unfinished(store: Store, inventory: Inventory, found: Needed) -> None:
             except StoreError:
                 continue  # the stage's next run says what is wrong with it
             found.keys.update(value.get("files", {}))
-
-
-def keep_all(store: Store, inventory: Inventory, kept: list[str], found: Needed) -> None:
-    """Let everything stay that these snapshots and `found.prints` name, and objects that name no file."""
-    found.keys.update((FORMAT_KEY, *(key for key in inventory.keys if ".lance/" not in key and not key.startswith(SWEPT))))
-    _keep_records(inventory, found)
-    _keep_published(store, inventory, kept, found)

@@ -10,6 +10,7 @@ import secrets
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from functools import cached_property
+from itertools import islice
 from typing import Any
 
 from stillroom.errors import StoreError
@@ -79,10 +80,11 @@ def drop_run(store: Store, run: str) -> None:
     let_go(store)
 
 
-def list_runs(store: Store) -> list[dict[str, Any]]:
-    """All runs, the latest first; one that was killed says `Crashed`, and how that is known."""
+def list_runs(store: Store, newest: int | None = None) -> list[dict[str, Any]]:
+    """All runs, or the `newest` ones, the latest first; one that was killed says `Crashed`, and how that is known."""
     clock = _Clock(store)
-    return [{name: value for name, value in _judged(run, clock).items() if name not in ("fingerprints", "beat")} for run in _all(store)]
+    found = islice(_all(store), newest)
+    return [{name: value for name, value in _judged(run, clock).items() if name not in ("fingerprints", "beat")} for run in found]
 
 
 def live_runs(store: Store) -> list[dict[str, Any]]:

@@ -81,14 +81,14 @@ class Sweep:
         return found
 
     def records(self) -> list[Removal]:
-        """Records, each before those whose tables hold what its own refers to; then their leaves."""
+        """Records, each before those whose tables hold what its own refers to; then what lies beside them."""
         gone = [fingerprint for fingerprint in self.inventory.records if fingerprint not in self.stays.prints]
         gone.sort(key=lambda fingerprint: -len(self.inventory.needs([fingerprint])))
         why = {fingerprint: f"stage {self.inventory.records[fingerprint].table.name.removeprefix('stages/')}" for fingerprint in gone}
-        leaves = [key for key in self.inventory.keys if key.startswith("records/") and key.endswith(".leaves")]
+        beside = [key for key in self.inventory.keys if key.startswith("records/") and not key.endswith(".json") and key not in self.stays.keys]
         return [
             *(self._removal(f"records/{fingerprint}.json", why[fingerprint]) for fingerprint in gone),
-            *(self._removal(key, why.get(key[8:-7], "left over")) for key in leaves if key not in self.stays.keys and not self._may_be_written(key)),
+            *(self._removal(key, why.get(key[8:].partition(".")[0], "left over")) for key in beside if not self._may_be_written(key)),
         ]
 
     def objects(self) -> list[Removal]:
@@ -100,6 +100,8 @@ class Sweep:
                 continue
             if folder in ("published", "snapshots") and not self._may_be_written(key):
                 found.append(self._removal(key, "snapshots that go"))
+            elif folder == "latest" and not self._may_be_written(key):
+                found.append(self._removal(key, "left over"))
             elif folder == "work" and not self._is_live_work(rest.partition("/")[0]) and not self._may_be_written(key):
                 found.append(self._removal(key, "unfinished work"))
         return [*found, *self._dead()]

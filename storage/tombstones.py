@@ -20,6 +20,7 @@ import pyarrow as pa
 from blake3 import blake3
 
 from stillroom.digests import json_digest
+from stillroom.format import prepare
 from stillroom.stored import hashes
 from stillroom.stores import Store
 
@@ -38,8 +39,8 @@ class Tombstones:
 
     Args:
         salt: 32 bytes.
-        stones: what each `forget` left, in order: `ids`, `sources`, `contents` (hashes), and
-            `read_by`, fingerprints of the source stages whose tables held such a row.
+        stones: what each `forget` left, in order: `ids`, `sources`, `contents` (hashes); `tables`, names of
+            the tables of the source stages that read the rows, and `read_by`, those stages' fingerprints.
     """
 
     salt: bytes
@@ -52,9 +53,12 @@ class Tombstones:
         """The salted hash of an id, of `<table>|<source>`, or of a content's 16 bytes in hex."""
         return blake3(f"{kind}|{value}".encode(), key=self.salt).hexdigest(length=16)
 
-    def knows(self, kind: str, value: str) -> bool:
-        """Whether a value was forgotten; `kind` is ids, sources or contents."""
-        return self.hash(kind, value) in self._known[kind]
+    def knows(self, asked: str) -> bool:
+        """Whether an id, or a source of one of the stages that read such a row, was forgotten."""
+        tables = {table for stone in self.stones for table in stone["tables"]}
+        return bool(self) and (
+            self.hash("ids", asked) in self._known["ids"] or any(self.hash("sources", source_name(table, asked)) in self._known["sources"] for table in tables)
+        )
 
     def forgotten(self, batch: pa.RecordBatch, table: str) -> np.ndarray:
         """Which rows of a batch were forgotten, bool [B]; `table` is that of the stage that reads them."""
@@ -89,15 +93,17 @@ def read_tombstones(store: Store) -> Tombstones:
 def bury(store: Store, ids: Iterable[str], sources: Iterable[tuple[str, str]], contents: Iterable[bytes], read_by: Iterable[str], at: str) -> int:
     """Write the next tombstone, unless one says all of it already; its number."""
     store.create_json(SALT_KEY, {"salt": secrets.token_bytes(32).hex()})
+    read = [(table, source) for table, source in sources if table]
     values = {
         "ids": sorted(set(ids)),
-        "sources": sorted({source_name(table, source) for table, source in sources}),
+        "sources": sorted({source_name(table, source) for table, source in read}),
         "contents": sorted({content.hex() for content in contents}),
     }
     while True:
         salt = bytes.fromhex(store.read_json(SALT_KEY)["salt"])
         known = Tombstones(salt, read_tombstones(store).stones)
-        stone = {kind: sorted(known.hash(kind, value) for value in values[kind]) for kind in KINDS} | {"read_by": sorted(set(read_by))}
+        stone = {kind: sorted(known.hash(kind, value) for value in values[kind]) for kind in KINDS}
+        stone |= {"tables": sorted({table for table, _ in read}), "read_by": sorted(set(read_by))}
         for number, standing in enumerate(known.stones, 1):
             if all(set(stone[name]) <= set(standing[name]) for name in stone):
                 return number
@@ -110,6 +116,7 @@ def carry_tombstones(store: Store, into: Store) -> int:
     """Let another, empty store forget what this one did; how many tombstones there are."""
     found = read_tombstones(store)
     if found:
+        prepare(into)
         into.put_json(SALT_KEY, {"salt": found.salt.hex()})
         for number, stone in enumerate(found.stones, 1):
             into.put_json(f"{FOLDER}{number}.json", stone)

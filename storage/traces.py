@@ -1,7 +1,7 @@
 """Traces: which rows somebody means, and in which versions of tables they, or words about them, stand."""
 
 import re
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,6 +17,9 @@ from stillroom.stored import SCAN, StoredTable
 from stillroom.stores import Store
 from storage.inventory import Inventory
 from storage.tombstones import CONTENT, Tombstones
+
+# Which rows of a batch match; None where the batch lacks the column.
+Condition = Callable[[pa.RecordBatch], pa.Array | None]
 
 __all__ = ["Place", "Rows", "Trace", "find_rows", "places", "redacted", "trace", "words_about"]
 
@@ -105,7 +108,7 @@ def find_rows(store: Store, inventory: Inventory, asked: Sequence[str], tombston
             if len(found[one]) > 1:
                 raise _ambiguous(one, found[one])
             rows.ids.update(found[one])
-        elif not tombstones.knows("ids", one):
+        elif not tombstones.knows(one):
             raise InputError(f"'{one}'", f"is no sample of {store.uri}", "give an id, its beginning, a source as `stillroom explain` shows it, or the picture")
     return rows
 
@@ -156,7 +159,7 @@ def _matches(store: Store, inventory: Inventory, asked: list[str], ways: Sequenc
     return found
 
 
-def _condition(asked: str, way: str):  # type: ignore[no-untyped-def]
+def _condition(asked: str, way: str) -> Condition | None:
     """A function that says which rows of a batch match in one way; None where it can't be asked in this way."""
     column = {"id": "sample_id", "prefix": "sample_id", "picture": f"{CONTENT}_hash"}.get(way, "source")
     if way in ("id", "source"):
@@ -172,7 +175,7 @@ def _condition(asked: str, way: str):  # type: ignore[no-untyped-def]
     return lambda batch: _test(batch, column, lambda values: pc.or_(pc.is_in(values, ends), pc.ends_with(values, f"/{asked}")))
 
 
-def _test(batch: pa.RecordBatch, column: str, test):  # type: ignore[no-untyped-def]
+def _test(batch: pa.RecordBatch, column: str, test: Callable[[pa.Array], pa.Array]) -> pa.Array | None:
     if column not in batch.schema.names:
         return None
     values = batch[column]
@@ -224,7 +227,11 @@ def _are(batch: pa.RecordBatch, rows: Rows) -> pa.Array:
         mask = pc.or_(mask, pc.is_in(hashes, pa.array(sorted(rows.contents), hashes.type)))
     if "parents" in batch.schema.names:
         parents = batch["parents"]
-        children = {row for row, hit in zip(pc.list_parent_indices(parents).to_pylist(), pc.is_in(parents.flatten().cast(pa.string()), ids).to_pylist(), strict=True) if hit}
+        children = {
+            row
+            for row, hit in zip(pc.list_parent_indices(parents).to_pylist(), pc.is_in(parents.flatten().cast(pa.string()), ids).to_pylist(), strict=True)
+            if hit
+        }
         mask = pc.or_(mask, pa.array([row in children for row in range(batch.num_rows)]))
     return mask
 
@@ -272,7 +279,7 @@ def _patterns(words: Collection[str], before: str, after: str) -> list[str]:
     return [f"{before}(?:{'|'.join(ordered[at : at + WORDS_A_PATTERN])}){after}" for at in range(0, len(ordered), WORDS_A_PATTERN)]
 
 
-def _batches(store: Store, place: Place, wanted) -> Iterator[pa.RecordBatch]:  # type: ignore[no-untyped-def]
+def _batches(store: Store, place: Place, wanted: Callable[[str, pa.DataType], bool]) -> Iterator[pa.RecordBatch]:
     """The wanted columns of a version, some thousand rows at a time."""
     dataset = StoredTable(store, place.ref).dataset
     names = [one.name for one in dataset.schema if wanted(one.name, one.type) and not one.name.endswith("_at")]

@@ -25,7 +25,7 @@ __all__ = ["Finding", "Report", "verify"]
 Kind = Literal["damaged", "missing", "foreign", "left over"]
 # What builds leave here no reader of a snapshot looks at.
 UNFINISHED = ("work/", "leases/", "beats/")
-SEALED = ("records/", "snapshots/", "published/", "promoted/", "withdrawn/", "latest/", "runs/")
+SEALED = ("records/", "snapshots/", "published/", "promoted/", "withdrawn/", "forgotten/", "latest/", "runs/", "exports/")
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,7 @@ def _objects(store: Store, inventory: Inventory) -> list[Finding]:
             )
         for stage in manifest["stages"]:
             key = f"records/{stage['fingerprint']}.json"
-            if key not in inventory.keys:
+            if key not in inventory.keys and "imported" not in manifest:  # what was imported left its stages behind
                 found.append(Finding(key, "missing", f"the record of stage '{stage['name']}'", snapshots=(snapshot,)))
     return found
 
@@ -140,7 +140,7 @@ def _pointers(store: Store, inventory: Inventory) -> list[Finding]:
     last: dict[str, int] = {}
     for key in sorted(inventory.keys):
         folder, _, rest = key.partition("/")
-        if not key.endswith(".json") or (folder not in ("promoted", "published", "runs", "withdrawn") and key != FORMAT_KEY):
+        if not key.endswith(".json") or (folder not in ("promoted", "published", "runs", "withdrawn", "forgotten", "exports") and key != FORMAT_KEY):
             continue
         try:
             value = store.read_json(key) or {}

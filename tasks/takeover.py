@@ -106,13 +106,15 @@ def merged(lines: pl.DataFrame, fresh: Rows | None, output: StoredTable, added: 
     taken_N, left_N = lines["kept"].is_not_null().to_numpy(), lines["kind"].is_not_null().to_numpy()
     fresh_N = ~(taken_N | left_N)
     back_N = np.argsort(np.concatenate([np.flatnonzero(mask) for mask in (fresh_N, taken_N, left_N)]), kind="stable")
-    before = output.take(lines["kept"].drop_nulls().to_numpy(), list(added))
+    before = output.take(lines["kept"].drop_nulls().to_numpy(), list(added)) if added else {}
     columns = {}
     for name, field in added.items():
         values = [] if fresh is None else [fresh.batch[name].cast(field.type)]
         values += [one_array(before[name]).cast(field.type), pa.nulls(int(left_N.sum()), field.type)]
         columns[name] = pa.concat_arrays(values).take(pa.array(back_N))
-    return Rows(pa.record_batch(columns), *(_reasons(lines, fresh, kind, fresh_N) for kind in ("dropped", "rejected")))
+    # Without columns a batch would have no rows.
+    batch = pa.record_batch(columns) if added else pa.record_batch({"sample_id": pa.nulls(lines.height, pa.string())})
+    return Rows(batch, *(_reasons(lines, fresh, kind, fresh_N) for kind in ("dropped", "rejected")))
 
 
 def _reasons(lines: pl.DataFrame, fresh: Rows | None, kind: str, fresh_N: np.ndarray) -> pa.Array:

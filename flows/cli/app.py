@@ -30,6 +30,8 @@ COMMANDS = (
     "verify",
     "gc",
     "migrate",
+    "forget",
+    "rebuild",
     "runs",
     "ui",
 )

@@ -27,6 +27,12 @@ def build(
     until: Annotated[str | None, typer.Option(metavar="STAGE", help="Build only what this stage needs; publish nothing.")] = None,
     overrides: Overrides = None,
     workers: Annotated[int | None, typer.Option(min=1, help="Processes to work with; the result doesn't depend on it. Default: the cores.")] = None,
+    cluster: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ADDRESS", help="A Ray cluster to work on: ray://HOST:10001, HOST:6379, auto or local. Default: $STILLROOM_RAY_ADDRESS, or this machine."
+        ),
+    ] = None,
     rehash: Rehash = False,
     store: Store = DEFAULT_STORE,
     as_json: Json = False,
@@ -35,10 +41,10 @@ def build(
     from flows.build import build_recipe
     from flows.cli.progress import progress
 
-    again = _command(recipe, store, overrides or [], rows=rows, until=until, workers=workers)
+    again = _command(recipe, store, overrides or [], rows=rows, until=until, workers=workers, cluster=cluster)
     try:
         with progress() as listener:
-            result = build_recipe(recipe, store, overrides or [], rows=rows, until=until, workers=workers, rehash=rehash, listener=listener)
+            result = build_recipe(recipe, store, overrides or [], rows=rows, until=until, workers=workers, cluster=cluster, rehash=rehash, listener=listener)
     except StageError as failure:
         stage, problem, hint = failure.args
         raise StageError(stage, problem, "; ".join(filter(None, [hint, f"go on with: {again}"]))) from None
@@ -91,10 +97,10 @@ def _stage_lines(stages: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return lines
 
 
-def _command(recipe: str, store: str, overrides: list[str], *, rows: int | None, until: str | None, workers: int | None) -> str:
+def _command(recipe: str, store: str, overrides: list[str], **options: int | str | None) -> str:
     """The same build again, with absolute paths, quoted for a shell."""
     words = ["build", absolute(recipe), "--store", absolute(store)]
     words += [word for override in overrides for word in ("--set", override)]
-    for option, value in (("--rows", rows), ("--until", until), ("--workers", workers)):
-        words += [option, str(value)] if value is not None else []
+    for option, value in options.items():
+        words += [f"--{option}", str(value)] if value is not None else []
     return command_line(*words)

@@ -74,9 +74,9 @@ def _told(step: Step) -> Text:
     lines += [Text(f"{name} {value_text(before)} {ARROW} {value_text(after)}", "yellow") for name, (before, after) in changed.items()]
     said = _SAID_OF_MADE if step.outcome == "made" else _SAID
     if added := {name: value for name, value in step.added.items() if name not in said}:
-        lines.append(Text("+ ", "green") + Text(_pairs(added)))
+        lines.append(Text.assemble(("+ ", "green"), _pairs(added)))
     if step.decided_by:
-        lines.append(Text("by ", "dim") + Text(_pairs(step.decided_by), "dim"))
+        lines.append(Text(f"by {_pairs(step.decided_by)}", "dim"))
     lines += [Text(f"{one.sample_id} is {cell(one.source)}", "dim") for one in step.names if one.source]
     return Text("\n").join(lines)
 

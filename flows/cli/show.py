@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from flows.cli.progress import is_hidden
-from flows.cli.shared import DEFAULT_STORE, Json, Store, absolute, local_time, output, print_json, print_table
+from flows.cli.shared import DEFAULT_STORE, Json, Store, absolute, cell, local_time, output, print_json, print_table
 
 STAGE_COLUMNS = {
     "name": "stage",
@@ -23,10 +23,13 @@ LINEAGE_COLUMNS = {
     "from": "from",
     "rows": "rows",
     "left": "left",
+    "hidden": "hidden",
     "fingerprint": "fingerprint",
     "table": "table",
     "seconds": "seconds",
 }
+# Inputs are cut where there is no room for all; below so many letters they are left out, since the drawing says the same.
+SHORTEST_FROM = 16
 Lineage = Annotated[bool, typer.Option("--lineage", help="Show the DAG instead: each stage with its rows, fingerprint, versions and seconds.")]
 GATE_COLUMNS = {"name": "gate", "column": "column", "failed": "rows that fail", "examples": "for example"}
 
@@ -75,22 +78,41 @@ def _print_lineage(manifest: Mapping[str, Any], as_json: bool) -> None:
     if as_json:
         print_json(found)
         return
-    width = max(len(line.graph) for line in found)
+    graph = max(len(line.graph) for line in found)
     lines = [
         {
-            "name": f"{line.graph:<{width}}  {line.name}",
-            "op": line.op + (f" {line.version}" if line.version is not None else "") + (f" +{len(line.hidden)} hidden" if line.hidden else ""),
-            "from": line.inputs,
+            "name": f"{line.graph:<{graph}}  {line.name}",
+            "op": line.op + (f" {line.version}" if line.version is not None else ""),
+            "from": ", ".join(line.inputs),
             "rows": line.rows,
             "left": sum(line.counts.get(fate) or 0 for fate in ("dropped", "rejected", "merged")) or None,
+            "hidden": len(line.hidden) or None,
             "fingerprint": line.fingerprint[:12],
-            "table": f"version {line.table_version}",
+            "table": f"v{line.table_version}",
             "seconds": float(line.seconds),
         }
         for line in found
     ]
-    print_table(lines, LINEAGE_COLUMNS)
-    output().print("● samples  ○ models  ◇ figures  ◆ the snapshot; a stage's seconds count its hidden stages", style="dim", soft_wrap=True)
+    print_table(*_fitting(lines, LINEAGE_COLUMNS, output().width))
+    output().print(
+        "● samples  ○ models  ◇ figures  ◆ the snapshot; seconds count hidden stages: control twins, a proof's students", style="dim", soft_wrap=True
+    )
+
+
+def _fitting(lines: list[dict[str, Any]], columns: dict[str, str], width: int) -> tuple[list[dict[str, Any]], dict[str, str]]:
+    """The lines and columns that a terminal has room for: a line that is folded would tear the drawing apart."""
+    left = dict(columns)
+    for name in ("from", "hidden", "table", "fingerprint"):
+        widths = {name: max(len(left[name]), *(len(cell(line[name])) for line in lines)) for name in left}
+        over = sum(widths.values()) + 3 * len(widths) - width
+        if over <= 0:
+            break
+        if name == "from" and widths["from"] - over >= SHORTEST_FROM:
+            most = widths["from"] - over
+            lines = [line | {"from": line["from"] if len(line["from"]) <= most else f"{line['from'][: most - 1]}…"} for line in lines]
+        else:
+            del left[name]
+    return lines, left
 
 
 def _print_stages(stages: list[dict[str, Any]]) -> None:

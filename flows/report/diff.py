@@ -12,7 +12,7 @@ from flows.history.diff import ColumnDiff, Diff
 from flows.history.words import ARROW, headline, stage_text, value_text
 from flows.report.diff_charts import arms_forest, drift_forest, fates_bar, shares_chart, shown_classes
 from flows.report.render import page_environment
-from flows.report.sentences import chosen_arms, count, percent
+from flows.report.sentences import chosen_arms, count, interval, percent
 from flows.report.survey import find_rows
 from flows.report.thumbnails import Picture, image_column, pictures, side_for
 from stillroom.errors import InputError
@@ -106,10 +106,10 @@ def _causes(diff: Diff) -> list[tuple[str, str, str, int | None, int | None]]:
     return found
 
 
-def _accuracy(before: Snapshot, after: Snapshot) -> list[str] | None:
-    """Test accuracy of the arm that each proof judges its snapshot by, or None where one has no proof."""
+def _accuracy(before: Snapshot, after: Snapshot) -> list[tuple[str, str]] | None:
+    """Test accuracy, with its interval, of the arm that each proof judges its snapshot by, or None where one has no proof."""
     arms = [chosen_arms(snapshot.manifest.get("proof")).get("candidate") for snapshot in (before, after)]
-    return [percent(arm["accuracy"]) for arm in arms if arm] if all(arms) else None
+    return [(percent(arm["accuracy"]), interval(arm["low"], arm["high"])) for arm in arms if arm] if all(arms) else None
 
 
 def _example(column: ColumnDiff) -> str:

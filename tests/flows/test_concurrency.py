@@ -39,16 +39,15 @@ OPERATORS = {
 
         class Slow(Params):
             folder: str
-            units: int = 4
-            pause_s: float = 0.0
 
         def units(params):
-            return [Unit(str(number), number, number + 1) for number in range(params.units)]
+            return [Unit(str(number), number, number + 1) for number in range(4)]
 
         @source(version=1, units=units, adds={"sample_id": pa.string(), "split": pa.string()})
         def slow(unit, params: Slow):
             Path(params.folder, f"begun-{unit.name}-{os.urandom(4).hex()}").touch()
-            time.sleep(params.pause_s)
+            while unit.start and Path(params.folder, "hold").exists():
+                time.sleep(0.05)
             ids = [f"{unit.name}/{number:03}" for number in range(100)]
             yield pa.record_batch({"sample_id": ids, "split": [("train", "test")[number % 2] for number in range(100)]})
             Path(params.folder, f"done-{unit.name}-{os.urandom(4).hex()}").touch()
@@ -72,7 +71,7 @@ OPERATORS = {
 RECIPE = """name: {name}
 seed: {seed}
 stages:
-  raw: {{op: ingest.slow, folder: "{folder}", pause_s: {pause_s}}}
+  raw: {{op: ingest.slow, folder: "{folder}"}}
   odd: {{op: filter.odd, from: raw, folder: "{folder}"}}
   few: {{op: table.sample, from: odd, rows: 250}}
 """
@@ -107,9 +106,9 @@ def write(tmp_path: Path, site: Path) -> Callable[..., Path]:
     """Writes a recipe whose operators count in `tmp_path/counts`."""
     (tmp_path / "counts").mkdir()
 
-    def write(name: str, *, seed: int = 1, pause_s: float = 0.0, publish: str = PUBLISH) -> Path:
+    def write(name: str, *, seed: int = 1, publish: str = PUBLISH) -> Path:
         path = tmp_path / f"{name}-{seed}.yaml"
-        path.write_text(RECIPE.format(name=name, seed=seed, pause_s=pause_s, folder=tmp_path / "counts") + publish)
+        path.write_text(RECIPE.format(name=name, seed=seed, folder=tmp_path / "counts") + publish)
         return path
 
     return write
@@ -133,20 +132,26 @@ def wait_for(what: Callable[[], object]) -> None:
         time.sleep(0.05)
 
 
+def said(folder: Path, number: int) -> str:
+    """What the build that was started as this one has said so far."""
+    return (folder / f"said-{number}").read_text()
+
+
 def descendants(pid: int) -> list[int]:
     children = [int(child) for task in Path(f"/proc/{pid}/task").iterdir() for child in (task / "children").read_text().split()]
     return [*children, *(below for child in children for below in descendants(child))]
 
 
 @pytest.fixture
-def start(site: Path, store: Path) -> Iterator[Callable[[Path], subprocess.Popen[str]]]:
+def start(site: Path, store: Path, tmp_path: Path) -> Iterator[Callable[[Path], subprocess.Popen[bytes]]]:
     """Starts a build in a process of its own."""
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(site), *filter(None, sys.path)])}
     started = []
 
-    def start(recipe: Path) -> subprocess.Popen[str]:
+    def start(recipe: Path) -> subprocess.Popen[bytes]:
         command = [sys.executable, "-c", "from flows.cli.app import main; main()", "build", str(recipe), "--store", str(store), "--workers", "1"]
-        started.append(subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment))
+        with open(tmp_path / f"said-{len(started)}", "wb") as stderr:
+            started.append(subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=stderr, env=environment))
         return started[-1]
 
     ensure_server()
@@ -158,22 +163,21 @@ def start(site: Path, store: Path) -> Iterator[Callable[[Path], subprocess.Popen
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="processes are looked up in /proc")
 def test_of_three_builds_one_is_killed_and_the_others_end_right(write, start, store, tmp_path):
     counts = tmp_path / "counts"
-    killed = start(write("one", pause_s=1.5))
-    wait_for(lambda: counted(counts, "begun") or killed.poll() is not None)
-    same, other = start(write("one", pause_s=1.5)), start(write("two", pause_s=1.5, publish=""))
-    wait_for(lambda: len(Store(store).list("runs/")) == 3 and counted(counts, "done"))
-    time.sleep(1)
+    (counts / "hold").touch()
+    killed = start(write("one"))
+    wait_for(lambda: counted(counts, "begun") == {"0": 1, "1": 1})
+    same, other = start(write("one")), start(write("two", publish=""))
+    for number in (1, 2):
+        wait_for(lambda number=number: f"waits for another build that makes it (process {killed.pid} on" in said(tmp_path, number))
     workers = descendants(killed.pid)
-    finished = counted(counts, "done")
     killed.kill()
-    told = {build: build.communicate(timeout=PATIENCE_S)[1] for build in (killed, same, other)}
-    assert (killed.returncode, same.returncode, other.returncode) == (-9, 0, 0), told
+    wait_for(lambda: counted(counts, "begun") == {"0": 1, "1": 2})
+    (counts / "hold").unlink()
+    assert [build.wait(PATIENCE_S) for build in (killed, same, other)] == [-9, 0, 0], [said(tmp_path, 1), said(tmp_path, 2)]
 
     # Made once, but for the unit that the killed build was at.
-    done = counted(counts, "done")
-    assert done == dict.fromkeys("0123", 1) | {"odd": 2}, (done, finished)
-    assert sum(counted(counts, "begun").values()) <= 5
-    assert f"waits for another build that makes it (process {killed.pid} on" in told[same] + told[other]
+    assert counted(counts, "begun") == {"0": 1, "1": 2, "2": 1, "3": 1}
+    assert counted(counts, "done") == dict.fromkeys("0123", 1) | {"odd": 2}
 
     # What readers see.
     assert {f"{line['name']}@{line['number']}" for line in list_snapshots(Store(store))} == {"one@1"}

@@ -1,6 +1,7 @@
 """Imports: what was exported comes back in another store with the same digest and order, and nothing damaged does."""
 
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +22,11 @@ from stillroom.stores import Store
 from storage.export import export_snapshot
 from storage.imports import import_snapshot
 from storage.runs import list_runs
+from storage.tombstones import bury
+from storage.verify import verify
 from storage.whole import file_digest
 
-STAGE = {"name": "raw", "op": "ingest.digits", "table": {"name": "stages/pets.raw", "version": 3}, "removed": None}
+STAGE = {"name": "raw", "op": "ingest.digits", "shape": "source", "fingerprint": "cd" * 32, "table": {"name": "stages/pets.raw", "version": 3}, "removed": None}
 
 
 @pytest.fixture
@@ -76,6 +79,14 @@ def test_a_second_import_adds_nothing(exported, tmp_path):
     again = import_snapshot(exported, other)
     assert (again.snapshot, again.same) == ("pets@1", True)
     assert len(list_snapshots(other)) == 1
+
+
+def test_imports_at_once_make_one_snapshot(snapshot, exported, tmp_path):
+    with ThreadPoolExecutor(3) as threads:
+        done = list(threads.map(lambda _: import_snapshot(exported, Store(tmp_path / "other")), range(3)))
+    assert [each.snapshot for each in done] == ["pets@1"] * 3
+    assert [each.same for each in done].count(False) == 1
+    assert open_snapshot("pets@1", tmp_path / "other", verify=True).table().take(range(57)).equals(snapshot.table().take(range(57)))
 
 
 def test_it_takes_the_next_number_where_others_are(exported, publish, samples, tmp_path):
@@ -182,6 +193,23 @@ def test_what_was_withdrawn_does_not_come_back(exported, tmp_path):
     other.put_json("withdrawn/pets/1.json", {"reason": "a sample was forgotten", "at": "2026-11-25", "way_out": ""})
     with pytest.raises(InputError, match="holds what was withdrawn from .*other as pets@1: a sample was forgotten"):
         import_snapshot(exported, other)
+
+
+@pytest.mark.parametrize("kind", ["ids", "sources", "contents"])
+def test_what_was_forgotten_does_not_come_back(snapshot, exported, tmp_path, kind):
+    row = snapshot.table().take([30]).to_pylist()[0]
+    gone = {"ids": [row["sample_id"]], "sources": [("stages/pets.raw", row["source"])], "contents": [row["image_hash"]]}
+    other = Store(tmp_path / "other")
+    bury(other, **{name: values if name == kind else [] for name, values in gone.items()}, read_by=[], at="2026-11-25")
+    with pytest.raises(InputError, match="holds 1 rows or more that .*other was told to forget"):
+        import_snapshot(exported, other)
+    assert list_snapshots(other) == []
+
+
+def test_both_stores_are_sound_afterwards(exported, store, tmp_path):
+    import_snapshot(exported, Store(tmp_path / "other"))
+    assert verify(Store(tmp_path / "other")).findings == []
+    assert [finding.key for finding in verify(Store(store)).findings] == [f"records/{STAGE['fingerprint']}.json"]  # the test made no stage
 
 
 # Ids of any letters; every kind of column with nulls; up to three splits, some of them without rows.

@@ -152,6 +152,17 @@ def test_one_that_was_taken_over_and_wakes_up_harms_nobody(store):
     assert third.is_held()
 
 
+def test_one_whose_answer_was_lost_is_found_to_be_held(store, monkeypatch):
+    made = Store(store)
+    waiter = Waiter(made, KEY, elsewhere(1), "beats/1")
+    create = made.create_json
+    monkeypatch.setattr(made, "create_json", lambda key, value: create(key, value) and False)
+    assert waiter.step() is None
+    taken = waiter.step()
+    assert taken is not None
+    assert (taken.generation, taken.is_held()) == (1, True)
+
+
 def test_a_damaged_lease_is_one_that_nobody_holds(store):
     made = Store(store)
     made.put(f"leases/{KEY}.1.json", b'{"holder": ')

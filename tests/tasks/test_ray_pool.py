@@ -18,6 +18,8 @@ from typing import Any
 import pytest
 
 import stillroom
+from flows.build import build_recipe
+from flows.events import StageDone
 from flows.plan import make_plan
 from stillroom import registry
 from stillroom.errors import InputError, StageError
@@ -175,6 +177,30 @@ def test_a_node_lost_in_between_changes_no_digest(plain, cluster, pool, tmp_path
     marks = began(tmp_path / "marks")
     again = marks.pop(doomed.node_id) & set().union(*marks.values())
     assert again, "what the lost node had begun was done by another"
+
+
+@needs_ray
+@pytest.mark.server
+@pytest.mark.slow
+def test_a_build_on_a_cluster_publishes_the_snapshot_of_one_machine(cluster, recipe, tmp_path, monkeypatch):
+    text = """
+        name: small
+        stages:
+          raw: {op: ingest.digits}
+          few: {op: table.sample, from: raw, rows: 300}
+          parts: {op: table.split, from: few, validation: 20%, test: 20%}
+        publish:
+          splits: {train: parts.train, test: parts.test}
+    """
+    path = recipe(dedent(text))
+    here = build_recipe(path, tmp_path / "here", workers=1)
+    monkeypatch.setenv("STILLROOM_RAY_ADDRESS", cluster.address)
+    told: list[Any] = []
+    there = build_recipe(path, tmp_path / "there", listener=told.append)
+    assert there.snapshot == here.snapshot == "small@1"
+    digests = [stillroom.open("small@1", store=tmp_path / store).manifest["table"]["digest"] for store in ("here", "there")]
+    assert digests[0] == digests[1]
+    assert {event.name for event in told if isinstance(event, StageDone)} == {"raw", "few", "parts", "publish"}
 
 
 # Jobs

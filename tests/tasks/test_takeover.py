@@ -35,6 +35,14 @@ OPERATORS = {
             yield pa.record_batch({"sample_id": pa.array(ids, pa.string()), "image": pa.array(images, pa.binary()),
                                    "number": pa.array(numbers, pa.int64()), "note": pa.array([f"{number}!" for number in numbers], pa.string())})
     """,
+    "filter/even": """
+        import pyarrow as pa
+        from stillroom.operators import Rows, row
+
+        @row(version=1, requires=["number"], adds={})
+        def even(batch):
+            return Rows(batch, pa.array(["odd" if number % 2 else None for number in batch["number"].to_pylist()]))
+    """,
     "filter/worked": """
         import os
         from pathlib import Path
@@ -90,14 +98,16 @@ def pool(log: Path) -> Iterator[Pool]:
 
 
 @pytest.fixture
-def build(tmp_path_factory: pytest.TempPathFactory, pool: Pool, log: Path) -> Callable[[Rows, Path], tuple[Record, list[str]]]:
-    """Builds the two stages over these rows; gives the filter's record, and the ids that were worked on."""
+def build(tmp_path_factory: pytest.TempPathFactory, pool: Pool, log: Path) -> Callable[[Rows, Path], tuple[dict[str, Record], list[str]]]:
+    """Builds three stages over these rows; gives the records, and the ids that were worked on."""
     recipe = tmp_path_factory.mktemp("recipe") / "r.yaml"
 
-    def run(rows: Rows, store: Path) -> tuple[Record, list[str]]:
+    def run(rows: Rows, store: Path) -> tuple[dict[str, Record], list[str]]:
         given = [list(row) for row in rows]
         recipe.write_text(
-            f"name: r\nseed: 1\nstages:\n  raw: {{op: ingest.listed, rows: {given}}}\n  sound: {{op: filter.worked, from: raw}}\n".replace("'", '"')
+            f"name: r\nseed: 1\nstages:\n  raw: {{op: ingest.listed, rows: {given}}}\n  sound: {{op: filter.worked, from: raw}}\n  even: {{op: filter.even, from: sound}}\n".replace(
+                "'", '"'
+            )
         )
         records: dict[str, Record] = {}
         for planned in make_plan(recipe, store).stages:
@@ -106,9 +116,13 @@ def build(tmp_path_factory: pytest.TempPathFactory, pool: Pool, log: Path) -> Ca
         worked = [line for file in log.iterdir() for line in file.read_text().split("\n") if line]
         for file in log.iterdir():
             file.unlink()
-        return records["sound"], sorted(worked)
+        return records, sorted(worked)
 
     return run
+
+
+def told(store: Path, records: dict[str, Record]) -> list[object]:
+    return [(record.table.digest, record.counts, left(store, record)) for record in records.values()]
 
 
 def left(store: Path, record: Record) -> list[tuple[object, ...]]:
@@ -122,12 +136,12 @@ def test_new_and_changed_rows_alone_are_worked_on(build, store, tmp_path):
     build(first, store)
     # One changed, one new at the front, one new inside, one gone; the order of others moved.
     second = [("new", 5), *first[10:], ("s3", 4), *first[2:10], ("late", 7)]
-    record, worked = build(second, store)
+    records, worked = build(second, store)
     assert worked == ["late", "new", "s3"]
     whole, all_worked = build(second, tmp_path / "whole")
     assert len(all_worked) == len(second)
-    assert (record.table.digest, record.counts, left(store, record)) == (whole.table.digest, whole.counts, left(tmp_path / "whole", whole))
-    table = StoredTable(Store(store), record.table)
+    assert told(store, records) == told(tmp_path / "whole", whole)
+    table = StoredTable(Store(store), records["sound"].table)
     assert table.take([0, 1], ["sample_id", "image", "thumb"]).to_pylist()[0] == {"sample_id": "new", "image": b"5", "thumb": b"t5"}
     assert verify(Store(store)).sound
 
@@ -140,11 +154,11 @@ def test_any_row_of_nights_ends_as_builds_from_nothing_do(build, tmp_path_factor
     seen: set[tuple[tuple[str, int], ...]] = set()
     for number, night in enumerate(nights):
         rows = sorted(night.items())
-        record, worked = build(rows, folder / "store")
+        records, worked = build(rows, folder / "store")
         changed = sorted(name for name, value in rows if name not in before or before[name] % 7 != value % 7)
         assert worked == ([] if tuple(rows) in seen else changed)
         whole, _ = build(rows, folder / str(number))
-        assert (record.table.digest, record.counts, left(folder / "store", record)) == (whole.table.digest, whole.counts, left(folder / str(number), whole))
+        assert told(folder / "store", records) == told(folder / str(number), whole)
         if tuple(rows) not in seen:
             before = dict(rows)
         seen.add(tuple(rows))

@@ -78,8 +78,10 @@ def _key_kind(key: str) -> str:
     first, _, rest = key.partition("/")
     if first == "work":
         return "checkpoint" if "/checkpoints/" in rest else "rows of a unit" if key.endswith(".arrow") else "note of a part"
+    if key.endswith(".leaves"):
+        return "leaves"
     if first == "records":
-        return "leaves" if key.endswith(".leaves") else "record"
+        return "record"
     if first == "snapshots":
         return "report" if key.endswith(".html") else "manifest"
     return KINDS.get(first, first)

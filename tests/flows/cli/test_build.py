@@ -30,7 +30,7 @@ def building(monkeypatch):
     """Replaces the build by one that tells `events` and gives `made`, or raises it."""
 
     def put(made, events=()):
-        def build_recipe(recipe, store, overrides, *, rows, until, workers, listener):
+        def build_recipe(recipe, store, overrides, *, listener, **options):
             for event in events:
                 listener(event)
             if isinstance(made, Exception):
@@ -80,7 +80,7 @@ def test_json_is_the_whole_result_on_stdout_and_progress_on_stderr(stillroom, bu
 
 def test_a_failed_stage_ends_with_the_same_command_quoted_for_a_shell(stillroom, building, tmp_path):
     building(StageError("core", "no row is left", "loosen it"), [StageFailed("core", "no row is left")])
-    words = ["--store", str(tmp_path / "mit Lücke"), "--set", "raw.path=${env:DIR}", "--rows", "500", "--workers", "3"]
+    words = ["--store", str(tmp_path / "mit Lücke"), "--set", "raw.path=${env:DIR}", "--rows", "500", "--workers", "3", "--cluster", "auto"]
     ended = stillroom("build", "my digits.yaml", *words)
     error = ended.stderr.splitlines()[-1]
     command = error.partition("; go on with: ")[2]

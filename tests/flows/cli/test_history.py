@@ -8,7 +8,7 @@ def test_diff_says_what_differs_and_why(stillroom, little):
     printed = stillroom("diff", "little@1", "little@2", "--store", little).stdout
     assert "little@2 has all 3 rows of little@1, 1 of them changed.\n" in printed
     assert re.search(r"raw +ingest.image_folder +path x1 → x2", printed)
-    assert re.search(r"label +1 +33.3 % +cat → dog in ab2", printed)
+    assert re.search(r"label +1 +33.3\s% +cat → dog in ab2", printed)
     assert "removed" not in printed and "drift" not in printed
 
 

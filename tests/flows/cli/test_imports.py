@@ -62,4 +62,5 @@ def test_export_and_import_load_no_engine(form, tiny: Path, tmp_path: Path):
 )
 def test_history_is_told_without_the_engine(words, little: Path, tmp_path: Path):
     words = [str(tmp_path / "page.html") if word == "PAGE" else word for word in words]
-    assert not loaded_by(*words, "--store", str(little)) & HEAVY
+    # Lance itself imports pandas where there is one.
+    assert not loaded_by(*words, "--store", str(little)) & (HEAVY - {"pandas"})

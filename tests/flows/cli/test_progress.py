@@ -7,7 +7,7 @@ from rich.console import Console
 
 from flows.cli import progress
 from flows.cli.progress import LiveProgress, PlainProgress, rows_text
-from flows.events import Note, StageDone, StageFailed, StageProgress, StageStarted
+from flows.events import Note, StageDone, StageFailed, StageProgress, StageStarted, StageWaiting
 
 
 def test_rows_are_shown_in_and_out_where_some_left():
@@ -38,6 +38,23 @@ def test_a_long_stage_says_how_far_it_is_now_and_then(capsys, monkeypatch):
     for done in (100, 400, 500):
         listener(StageProgress("painter", done, 1000))
     assert [line.split() for line in capsys.readouterr().err.splitlines()[1:]] == [["painter", "40%"]]
+
+
+def test_a_stage_that_another_build_makes_says_who(capsys):
+    with PlainProgress() as listener:
+        listener(StageStarted("teacher", "train.teacher"))
+        listener(StageWaiting("teacher", "process 4711 on node-7"))
+        listener(StageDone("teacher", "Reused", 1, 0, 0, 0.0))
+    assert [" ".join(line.split()) for line in capsys.readouterr().err.splitlines()] == [
+        "teacher started train.teacher",
+        "teacher waits for another build that makes it (process 4711 on node-7)",
+        "· teacher Reused 0.0 s 1 rows",
+    ]
+    screen = io.StringIO()
+    with LiveProgress(Console(file=screen, force_terminal=True, width=160)) as live:
+        live(StageStarted("teacher", "train.teacher"))
+        live(StageWaiting("teacher", "process 4711 on node-7"))
+    assert "waits for another build" in screen.getvalue()
 
 
 def test_reused_stages_wait_until_something_runs(capsys):

@@ -8,9 +8,11 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from stillroom.errors import InputError, StillroomError, UnreachableError
+from stillroom.errors import InputError, StillroomError, StoreError, UnreachableError
+from stillroom.format import prepare
 from stillroom.remote import RETRIES, fault_of
 from stillroom.stores import Store
+from storage.leases import lease
 
 
 def one_line(error: pytest.ExceptionInfo[StillroomError]) -> str:
@@ -83,6 +85,31 @@ def test_the_seeded_plan_disturbs_the_same_requests_again(proxy, plan):
     assert first == drawn() and 15 < len([kind for kind in first if kind]) < 45
 
 
+def test_a_lease_whose_answer_was_lost_is_held(s3, proxy, plan):
+    proxy.follow(plan().aim("PUT", "leases/", "cut after", times=2).aim("PUT", "leases/", "500 after", times=2))
+    store = Store(s3)
+    with lease(store, "a", "this test") as held:
+        assert held is not None and held.is_held()
+    assert store.list("leases/") == store.list("beats/") == []
+    assert proxy.suffered.total() == 4
+
+
+def test_one_of_several_builders_holds_a_lease_in_a_bad_network(s3, proxy, plan):
+    proxy.follow(plan(seed=2, rate=0.2))
+    inside, most = [], []
+
+    def work(number: int) -> None:
+        with lease(Store(s3), "a", f"builder {number}"):
+            inside.append(number)
+            most.append(len(inside))
+            time.sleep(0.05)
+            inside.remove(number)
+
+    with ThreadPoolExecutor(3) as pool:
+        list(pool.map(work, range(3)))
+    assert most == [1, 1, 1] and proxy.suffered.total() > 3
+
+
 # What can't be mended by trying again
 
 
@@ -124,6 +151,16 @@ def test_plain_http_has_to_be_allowed(s3, monkeypatch):
     monkeypatch.delenv("AWS_ALLOW_HTTP")
     with pytest.raises(UnreachableError, match="isn't https; set AWS_ALLOW_HTTP=true"):
         Store(s3).exists()
+
+
+def test_a_server_that_lets_a_second_writer_win_is_refused_before_anything_is_written(s3, proxy, plan):
+    proxy.follow(plan().aim("PUT", "beats/probe", "unconditional", times=2))
+    with pytest.raises(StoreError, match="replaces an object although it was told not to"):
+        prepare(Store(s3))
+    assert Store(s3).list("") == []
+    proxy.follow(plan())
+    prepare(Store(s3))
+    assert Store(s3).list("") == ["store.json"]
 
 
 def test_a_uri_with_a_secret_or_of_another_kind_is_refused():
