@@ -149,8 +149,8 @@ def report(rounds: Sequence[Round], chaos: Chaos) -> Iterator[str]:
     yield f"{len(kills)} kills in {len(rounds)} stores, of {len(chaos.log)} moments of a build; at most {most} partitions done again after one"
     yield f"a killed build's other processes ended within {max(kill.outlived_s for kill in kills):.1f} s"
     yield f"the next build was at work after {resumed[len(resumed) // 2]:.1f} s, at most {resumed[-1]:.1f} s"
-    of_ahead = {kill.point for kill in kills if kill.ahead}
-    yield f"the newest version of a published table was whole and not yet published after {', '.join(sorted(of_ahead)) or 'no kill'}"
+    of_ahead = sorted({kill.point for kill in kills if kill.ahead})
+    yield f"a published table's newest version was whole and not published yet after kills at: {', '.join(of_ahead) or 'none'}"
     yield f"left for gc: {', '.join(f'{count} {what}' for what, count in left.items())}"
     problems = [f"round {kill.round}, {kill.point} ({kill.where}): {problem}" for kill in kills for problem in kill.wrong]
     problems += [f"round {round.number}, end: {problem}" for round in rounds for problem in round.wrong]

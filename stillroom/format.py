@@ -55,4 +55,4 @@ def _require_one_winner(store: Store) -> None:
             hint = "use a server that has conditional writes (If-None-Match), or a folder"
             raise StoreError(store.uri, "its server replaces an object although it was told not to, so two builds could overwrite each other", hint)
     finally:
-        store.objects.delete(probe)
+        store.remove(probe)

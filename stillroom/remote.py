@@ -10,16 +10,19 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import urlsplit
 
 from stillroom.errors import InputError, StillroomError, UnreachableError
+
+if TYPE_CHECKING:
+    from obstore.store import RetryConfig
 
 __all__ = ["RETRIES", "ask", "check_uri", "fault_of", "reaching"]
 
 # A server that is busy or starts anew is waited for; one that is gone is told within half a minute.
 MAX_RETRIES, RETRY_S = 8, 30
-RETRIES: dict[str, Any] = {
+RETRIES: "RetryConfig" = {
     "max_retries": MAX_RETRIES,
     "retry_timeout": timedelta(seconds=RETRY_S),
     "backoff": {"init_backoff": timedelta(milliseconds=100), "max_backoff": timedelta(seconds=5), "base": 2},

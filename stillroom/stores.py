@@ -6,7 +6,6 @@ Nothing in a store is an absolute path, so a copied store works.
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -113,7 +112,7 @@ class Store:
 
     def put(self, key: str, value: bytes) -> None:
         """Write an object, over an earlier one if there is one."""
-        ask(self.uri, partial(self.objects.put, key, value))
+        ask(self.uri, lambda: self.objects.put(key, value))
 
     def create(self, key: str, value: bytes) -> bool:
         """Write an object if there is none of that key: one of several writers wins and gets True.
@@ -139,6 +138,11 @@ class Store:
                     raise fault from None
         raise AssertionError("the last attempt returns or raises")
 
+    def remove(self, key: str) -> None:
+        """Delete one object, if it is there."""
+        with suppress(FileNotFoundError):
+            ask(self.uri, lambda: self.objects.delete(key))
+
     def delete(self, prefix: str) -> None:
         """Delete all objects under a prefix; another process may do the same."""
         keys = self.list(prefix)
@@ -146,5 +150,4 @@ class Store:
             ask(self.uri, lambda: self.objects.delete(keys))
             return
         for key in keys:
-            with suppress(FileNotFoundError):
-                self.objects.delete(key)
+            self.remove(key)

@@ -75,7 +75,7 @@ def version_files(store: Store, ref: TableRef) -> list[str]:
     dataset = ask(store.uri, lambda: lance.dataset(store.table_uri(ref.name), version=ref.version))
     tracked = ask(store.uri, lambda: list(dataset.tracked_files(min_version=ref.version)))
     files = [file["path"] for batch in tracked for file in batch.to_pylist() if file["version"] == ref.version]
-    first = ask(store.uri, lambda: dataset.read_transaction(1))
+    first: Any = ask(store.uri, lambda: dataset.read_transaction(1))
     files += [f"_versions/{(1 << 64) - 2}.manifest", f"_transactions/{first.read_version}-{first.uuid}.txn"]
     return sorted({f"{ref.name}.lance/{file}" for file in files})
 

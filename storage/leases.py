@@ -52,6 +52,12 @@ class Lease:
         generation, found = _highest(self.store, self.key)
         return generation == self.generation and found is not None and found.get("token") == self.token
 
+    def take_away(self) -> None:
+        """Create it and give it up at once: whoever held the one before, and wakes up, finds that it doesn't any more."""
+        written = {"holder": this_process(), "beat": "", "what": "taken away", "token": self.token}
+        if self.store.create_json(_at(self.key, self.generation), written):
+            self.let_go()
+
     def let_go(self) -> None:
         """Give it up, and clear away those before it; one that somebody took over meanwhile stays as it is."""
         for generation in _generations(self.store, self.key):
@@ -136,22 +142,25 @@ def lease(
 
 
 def wait_until_free(store: Store, key: str, *, waiting: Waiting = lambda holder: None, patience_s: float = PATIENCE_S) -> None:
-    """Wait until nobody alive holds a lease, without taking it.
+    """Wait until nobody alive holds a lease, without keeping it.
 
     A holder on this machine is waited for as long as it lives, however silent it is: who asks here
-    would be harmed by what the holder does.
+    would be harmed by what the holder does. One that is dead or silent elsewhere loses the lease, so
+    that it finds out if it wakes up.
     """
     watch, watched, told = None, "", False
     while True:
-        _, found = _highest(store, key)
-        if found is None or is_gone(found.get("holder", {})):
+        generation, found = _highest(store, key)
+        if found is None:
             return
-        if watch is None or watched != found.get("token"):
-            watch, watched = Watch(str(found.get("beat", "")), time.monotonic), str(found.get("token"))
-        if watch.silent_for(store) > patience_s and not is_here(found.get("holder", {})):
-            return
+        holder = found.get("holder", {})
+        if watch is None or watched != found.get("token", "?"):
+            watch, watched = Watch(str(found.get("beat", "")), time.monotonic), found.get("token", "?")
+        if is_gone(holder) or (not is_here(holder) and watch.silent_for(store) > patience_s):
+            Lease(store, key, generation + 1, secrets.token_hex(8)).take_away()
+            continue
         if not told:
-            waiting(holder_words(found.get("holder", {})))
+            waiting(holder_words(holder))
             told = True
         time.sleep(_poll_s(store))
 

@@ -176,7 +176,7 @@ class Sweep:
         beats = silent | {str(run.get("beat")) for run in ended}
         leases = []
         for key in self.inventory.keys:
-            if key.startswith("leases/") and not key.startswith("leases/gc/") and not self.live:
+            if key.startswith("leases/") and not key.startswith("leases/gc.") and not self.live:
                 try:
                     found = self.store.read_json(key) or {}
                 except StoreError:

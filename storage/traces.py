@@ -1,7 +1,7 @@
 """Traces: which rows somebody means, and in which versions of tables they, or words about them, stand."""
 
 import re
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,11 +18,10 @@ from stillroom.stores import Store
 from storage.inventory import Inventory
 from storage.tombstones import CONTENT, Tombstones
 
-# Which rows of a batch match; None where the batch lacks the column.
-Condition = Callable[[pa.RecordBatch], pa.Array | None]
-
 __all__ = ["Place", "Rows", "Trace", "find_rows", "places", "redacted", "trace", "words_about"]
 
+# Which rows of a batch match; None where the batch lacks the column.
+Condition = Callable[[pa.RecordBatch], pa.Array | None]
 BATCH_ROWS = 8192
 SHOWN, SHORTEST_PREFIX = 8, 4
 MAX_PICTURE_BYTES = 256 << 20
@@ -144,19 +143,27 @@ def redacted(value: object, words: Collection[str]) -> object:
 
 
 def _matches(store: Store, inventory: Inventory, asked: list[str], ways: Sequence[str]) -> dict[str, dict[str, dict[str, str]]]:
-    """For each of `asked`, by the way in which they match, ids and a source of each."""
+    """For each of `asked`, by the way in which they match, ids and a source of each; what can't be read is passed over."""
     found: dict[str, dict[str, dict[str, str]]] = {}
     conditions = {(one, way): condition for one in asked for way in ways if (condition := _condition(one, way))}
     for place in places(inventory) if conditions else ():
-        for batch in _batches(store, place, lambda name, kind: name in ("sample_id", "source", f"{CONTENT}_hash")):
-            for (one, way), condition in conditions.items():
-                if (mask := condition(batch)) is None or not pc.any(mask).as_py():
-                    continue
-                for row in batch.filter(mask).to_pylist():
-                    ids = found.setdefault(one, {}).setdefault(way, {})
-                    if len(ids) <= 10 * SHOWN:
-                        ids.setdefault(row["sample_id"], _text(row.get("source")))
+        try:
+            for batch in _batches(store, place, lambda name, kind: name in ("sample_id", "source", f"{CONTENT}_hash")):
+                _match(batch, conditions, found)
+        except UnreachableError:
+            raise
+        except (StoreError, OSError, ValueError):
+            continue
     return found
+
+
+def _match(batch: pa.RecordBatch, conditions: Mapping[tuple[str, str], Condition], found: dict[str, dict[str, dict[str, str]]]) -> None:
+    for (one, way), condition in conditions.items():
+        mask = condition(batch)
+        if mask is not None and pc.any(mask).as_py():
+            ids = found.setdefault(one, {}).setdefault(way, {})
+            for row in batch.filter(mask).slice(0, 10 * SHOWN).to_pylist():
+                ids.setdefault(row["sample_id"], _text(row.get("source")))
 
 
 def _condition(asked: str, way: str) -> Condition | None:

@@ -148,14 +148,15 @@ def _pointers(store: Store, inventory: Inventory) -> list[Finding]:
             found.append(Finding(key, "damaged", str(error.args[1]), snapshots=_named_in(inventory, key)))
             continue
         if folder == "promoted":
-            name, k = rest.removesuffix(".json").rsplit("/", 1)
-            last[name] = max(last.get(name, 0), int(k))
-            if (value["name"], value["k"]) != (name, int(k)):
+            name, number = rest.removesuffix(".json").rsplit("/", 1)
+            last[name] = max(last.get(name, 0), int(number))
+            if (value["name"], value["k"]) != (name, int(number)):
                 found.append(Finding(key, "damaged", f"is pointer {value['k']} of {value['name']}, not its own"))
         if folder in ("promoted", "published") and value["number"] is not None and f"{value['name']}@{value['number']}" not in inventory.manifests:
             found.append(Finding(key, "missing", f"points to {value['name']}@{value['number']}, whose manifest isn't there"))
-    for name, k in last.items():
-        found += [Finding(f"promoted/{name}/{n}.json", "missing", "a promotion") for n in range(1, k) if f"promoted/{name}/{n}.json" not in inventory.keys]
+    for name, newest in last.items():
+        keys = [f"promoted/{name}/{k}.json" for k in range(1, newest)]
+        found += [Finding(key, "missing", "a promotion") for key in keys if key not in inventory.keys]
     return found
 
 
@@ -234,7 +235,7 @@ def _is_ours(store: Store, key: str) -> bool:
         transaction = lance.dataset(store.table_uri(table), version=version).read_transaction(version)
     except (OSError, ValueError):
         return False
-    return OURS in (transaction.transaction_properties or {})
+    return transaction is not None and OURS in (transaction.transaction_properties or {})
 
 
 def _named_in(inventory: Inventory, key: str) -> tuple[str, ...]:

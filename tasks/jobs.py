@@ -1,31 +1,26 @@
 """What runs in a worker: one partition of a row operator, one select, one unit, one join. Each leaves a `Part`."""
 
-import tempfile
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, replace
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from stillroom import registry
-from stillroom.draws import Draw
 from stillroom.errors import StageError
 from stillroom.fields import heavy_names
-from stillroom.integrity import file_facts
-from stillroom.operators import Operator, Params, Rows, Unit, Work, call
+from stillroom.operators import Rows, Unit, call
 from stillroom.records import TableRef, read_record
 from stillroom.stored import StoredTable, physical_schema, with_hashes
 from stillroom.stores import Store
-from storage.commits import data_files, write_batches
-from storage.tally import Tally, checked_tally
+from storage.tally import checked_tally
 from storage.tombstones import read_tombstones
 from tasks.pool import report_progress
 from tasks.rows import Removed, check_given, concat_references, fit, leave_out, references, split_rows
-from tasks.specs import REMOVED_SCHEMA, Part, StageSpec
+from tasks.specs import Part, StageSpec
+from tasks.stage_run import StageRun, read_ipc, to_ipc
 from tasks.takeover import match_rows, merged, units_of
 
 __all__ = [
@@ -48,7 +43,7 @@ _states: dict[str, Any] = {}
 
 def row_job(spec: StageSpec, start: int, stop: int, earlier: TableRef | None = None) -> Part:
     """Run a row operator over rows start to stop of its first input; rows that `match_job` found in `earlier` are taken over."""
-    run = _Run(spec)
+    run = StageRun(spec)
     first = next(iter(run.inputs))
     table = run.inputs[first]
     added = run.added
@@ -98,7 +93,7 @@ def row_job(spec: StageSpec, start: int, stop: int, earlier: TableRef | None = N
 
 def match_job(spec: StageSpec, earlier: dict[str, Any]) -> tuple[TableRef, int] | None:
     """Note in the stage's work what can be taken over of an earlier build; its table, and how many rows are new or changed."""
-    run = _Run(spec)
+    run = StageRun(spec)
     name, table = next(iter(run.inputs.items()))
     required = [column for column in run.operator.inputs[name].columns(run.params) if column in table.schema.names]
     lines = match_rows(run.store, earlier, name, table, required, list(run.added.values()))
@@ -107,7 +102,7 @@ def match_job(spec: StageSpec, earlier: dict[str, Any]) -> tuple[TableRef, int] 
         return None
     import polars as pl
 
-    run.store.put(_taken_key(spec), _ipc(lines.to_arrow().to_batches(), lines.to_arrow().schema))
+    run.store.put(_taken_key(spec), to_ipc(lines.to_arrow().to_batches(), lines.to_arrow().schema))
     return record.table, lines.filter(pl.col("kept").is_null() & pl.col("kind").is_null()).height
 
 
@@ -115,7 +110,7 @@ def select_job(spec: StageSpec) -> Part:
     """Run a select operator over the light columns of its inputs and write the rows that it keeps."""
     import polars as pl
 
-    run = _Run(spec)
+    run = StageRun(spec)
     frames: dict[str, pl.DataFrame] = {}
     vectors: dict[str, np.ndarray] = {}
     flowing = []
@@ -159,7 +154,7 @@ def select_job(spec: StageSpec) -> Part:
 
 def list_units_job(spec: StageSpec) -> list[Unit]:
     """List the units of a stage."""
-    run = _Run(spec)
+    run = StageRun(spec)
     assert run.operator.units is not None
     units: list[Unit] = call(run.operator.units, run.offer())
     return units
@@ -167,7 +162,7 @@ def list_units_job(spec: StageSpec) -> list[Unit]:
 
 def source_job(spec: StageSpec, unit: Unit, excluded: dict[int, tuple[str, str]]) -> Part:
     """Run one unit of a source; `excluded` rows (by their number among the unit's sound ones) leave with (kind, reason)."""
-    run = _Run(spec)
+    run = StageRun(spec)
     schema = physical_schema(spec.schema, heavy_names(spec.schema))
     removed = Removed()
     counts = {"planned": 0, "out": 0}
@@ -209,7 +204,7 @@ def source_job(spec: StageSpec, unit: Unit, excluded: dict[int, tuple[str, str]]
 
 def take_units_job(spec: StageSpec, units: list[Unit], earlier: dict[str, Any]) -> None:
     """Leave the units of an earlier build, where they read just the same, in the stage's work as if they had been run."""
-    run = _Run(spec)
+    run = StageRun(spec)
     record = read_record(run.store, earlier["fingerprint"])
     found = units_of(spec, run.store, earlier)
     for unit in units:
@@ -234,7 +229,7 @@ def duplicates_job(spec: StageSpec, units: list[str]) -> dict[str, dict[int, tup
     store = Store(spec.store)
     frames = []
     for name in units:
-        frame = pl.from_arrow(_read_ipc(store, f"{spec.work}/{name}.arrow"))
+        frame = pl.from_arrow(read_ipc(store, f"{spec.work}/{name}.arrow"))
         assert isinstance(frame, pl.DataFrame)
         frames.append(frame.with_columns(pl.lit(name).alias("unit"), pl.int_range(pl.len()).cast(pl.Int64).alias("number")))
     if not frames:
@@ -254,7 +249,7 @@ def duplicates_job(spec: StageSpec, units: list[str]) -> dict[str, dict[int, tup
 
 def unit_job(spec: StageSpec, unit: Unit) -> Part:
     """Run one unit that trains, scores or measures; its rows wait in the stage's work."""
-    run = _Run(spec)
+    run = StageRun(spec)
     started = time.perf_counter()
     batches = [given for given in run.unit(unit)]
     files = run.keep(unit.name, batches, batches[0].schema if batches else pa.schema([]))
@@ -264,8 +259,8 @@ def unit_job(spec: StageSpec, unit: Unit) -> Part:
 
 def rows_job(spec: StageSpec, units: list[str]) -> Part:
     """Gather the rows of all units, finish them, and write them as the stage's table (for a score: its columns)."""
-    run = _Run(spec)
-    tables = [_read_ipc(run.store, f"{spec.work}/{name}.arrow") for name in units]
+    run = StageRun(spec)
+    tables = [read_ipc(run.store, f"{spec.work}/{name}.arrow") for name in units]
     if run.operator.finish:
         table: pa.Table = call(run.operator.finish, run.offer(tables=tables))
     else:
@@ -284,7 +279,7 @@ def rows_job(spec: StageSpec, units: list[str]) -> Part:
 
 def join_job(spec: StageSpec, scores: TableRef) -> Part:
     """Join a score's columns to its input's rows, by id; each row must have them exactly once."""
-    run = _Run(spec)
+    run = StageRun(spec)
     first = next(iter(run.inputs))
     table, columns = run.inputs[first], StoredTable(run.store, scores)
     ids = columns.frame(["sample_id"])["sample_id"].to_arrow().cast(pa.string())
@@ -316,83 +311,6 @@ def tally_job(store: str, ref: TableRef, parts: list[dict[str, Any]]) -> dict[st
 IDENT_SCHEMA = pa.schema([("sample_id", pa.string()), ("label", pa.string()), ("source", pa.string()), ("split", pa.string())])
 
 
-class _Run:
-    """A stage as one job sees it: its operator, parameters, inputs, and what a function may ask for."""
-
-    def __init__(self, spec: StageSpec) -> None:
-        self.spec, self.store = spec, Store(spec.store)
-        self.operator: Operator = registry.load(spec.operator)
-        self.params: Params = self.operator.params.model_validate(spec.params)
-        self.inputs = {name: StoredTable(self.store, ref) for name, ref in spec.inputs.items()}
-        schemas = {name: table.schema for name, table in self.inputs.items()}
-        self.added = {
-            name: spec.schema.field(name) if name in spec.schema.names else field for name, field in self.operator.added(self.params, schemas).items()
-        }
-        self.metrics: dict[str, Any] = {}
-
-    def declared(self, name: str) -> Any:
-        """How the operator declares an input of this name."""
-        return self.operator.inputs.get(name) or self.operator.inputs["*"]
-
-    def offer(self, **more: Any) -> dict[str, Any]:
-        """What a function of the operator may name in its signature."""
-        draw = Draw(self.spec.seed, self.spec.operator)
-        work = Work(device=_device(self.spec.device), threads=1, scratch=Path(tempfile.gettempdir()), draw=draw, metrics=self.metrics)
-        return {"inputs": self.inputs, "params": self.params, "draw": draw, "work": work, "metrics": self.metrics, "schema": self.spec.schema, **more}
-
-    def unit(self, unit: Unit) -> Iterator[Any]:
-        """Run one unit within its threads, with checkpoints that outlive a crash."""
-        import torch
-
-        torch.set_num_threads(unit.threads)
-        with tempfile.TemporaryDirectory(prefix="stillroom-") as scratch:
-            offer = self.offer(unit=unit)
-            work: Work = offer["work"]
-            work.threads, work.scratch = unit.threads, Path(scratch)
-            work.saved = _Checkpoints(self.store, f"{self.spec.work}/checkpoints/{unit.name}")
-            work.report = lambda done, total: report_progress(self.spec.fingerprint, unit.name, done, total)
-            yield from call(self.operator.fn, offer)
-
-    def write(self, name: str, batches: Iterable[pa.RecordBatch], schema: pa.Schema) -> "_Written":
-        """Write rows as fragments that nobody sees yet, counted as they go by."""
-        tally = Tally(schema)
-        fragments = write_batches(self.store, name, tally.watch(batches), schema)
-        return _Written(fragments, file_facts(self.store, data_files(name, fragments)), tally.as_json())
-
-    def keep(self, name: str, batches: list[pa.RecordBatch], schema: pa.Schema) -> dict[str, list[int | str]]:
-        """Let rows wait in the stage's work; the facts of their file."""
-        key = f"{self.spec.work}/{name}.arrow"
-        self.store.put(key, _ipc(batches, schema))
-        return file_facts(self.store, [key])
-
-    def part(self, written: "_Written", removed: Removed, counts: dict[str, int]) -> Part:
-        """What this job left, its removed rows written."""
-        gone = write_batches(self.store, self.spec.removed, removed.batches, REMOVED_SCHEMA) if removed.batches else []
-        files = written.files | file_facts(self.store, data_files(self.spec.removed, gone))
-        return Part(written.fragments, gone, files, written.tally, counts | removed.counts, self.metrics)
-
-
-class _Written(NamedTuple):
-    """Fragments, the facts of their files by key, and the tally of their rows."""
-
-    fragments: list[str]
-    files: dict[str, list[int | str]]
-    tally: dict[str, Any]
-
-
-class _Checkpoints:
-    """A unit's checkpoints, as objects in the store's work folder."""
-
-    def __init__(self, store: Store, prefix: str) -> None:
-        self.store, self.prefix = store, prefix
-
-    def __setitem__(self, name: str, value: bytes) -> None:
-        self.store.put(f"{self.prefix}/{name}", value)
-
-    def get(self, name: str) -> bytes | None:
-        return self.store.read(f"{self.prefix}/{name}")
-
-
 def _taken_key(spec: StageSpec) -> str:
     return f"{spec.work}/taken"
 
@@ -400,7 +318,7 @@ def _taken_key(spec: StageSpec) -> str:
 def _taken(store: Store, spec: StageSpec, start: int, stop: int) -> Any:
     import polars as pl
 
-    lines = pl.from_arrow(_read_ipc(store, _taken_key(spec)))
+    lines = pl.from_arrow(read_ipc(store, _taken_key(spec)))
     return lines[start:stop]
 
 
@@ -444,23 +362,3 @@ def _idents(batch: pa.RecordBatch) -> pa.RecordBatch:
 def _one_batch(table: pa.Table) -> pa.RecordBatch:
     batches = table.combine_chunks().to_batches()
     return batches[0] if batches else pa.RecordBatch.from_pylist([], schema=table.schema)
-
-
-def _ipc(batches: list[pa.RecordBatch], schema: pa.Schema) -> bytes:
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_file(sink, schema) as writer:
-        for batch in batches:
-            writer.write_batch(batch)
-    return bytes(sink.getvalue().to_pybytes())
-
-
-def _read_ipc(store: Store, key: str) -> pa.Table:
-    return pa.ipc.open_file(pa.BufferReader(store.read(key))).read_all()
-
-
-def _device(wanted: str) -> str:
-    if wanted != "auto":
-        return wanted
-    import torch
-
-    return "cuda" if torch.cuda.is_available() else "cpu"

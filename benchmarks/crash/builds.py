@@ -54,7 +54,7 @@ WHOLE = (
     + """
   teacher: {op: train.teacher, from: {samples: scores.train, check_on: scores.validation}, net: cnn, steps: 250, batch_size: 32, seeds: 2}
   dynamics: {op: score.dynamics, from: scores.train, net: cnn, epochs: 2, el2n_epochs: [1], seeds: 2}
-  core: {op: prune.by_score, from: dynamics, score: el2n, keep: 60%, balance: label}
+  core: {op: prune.by_score, from: dynamics, score: el2n, keep: 60%, order: middle, balance: label}
   reinforced:
     op: reinforce.teacher
     from: {samples: core, teacher: teacher, check_on: scores.validation}

@@ -55,9 +55,8 @@ def _print(found: "Forgotten") -> None:
     print_table(found.seen, SEEN)
     would = "would be " if found.dry_run else ""
     for receipt in found.receipts:
-        told = (
-            f"{receipt['rows']:,} sample{'s' * (receipt['rows'] != 1)} {would}forgotten: {receipt['versions']:,} versions of tables, {receipt['files']:,} files, {receipt['bytes']:,} bytes"
-        )
+        samples = f"{receipt['rows']:,} sample{'s' if receipt['rows'] != 1 else ''}"
+        told = f"{samples} {would}forgotten: {receipt['versions']:,} versions of tables, {receipt['files']:,} files, {receipt['bytes']:,} bytes"
         withdrawn = f"; withdrawn: {', '.join(receipt['snapshots'])}" if receipt["snapshots"] else "; no snapshot had them"
         output().print(told + withdrawn, soft_wrap=True)
     if found.receipts and not found.dry_run:

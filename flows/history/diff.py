@@ -1,7 +1,7 @@
 """Two snapshots compared: rows that came, went, moved or changed, column by column, classes, scores, and why.
 
 Rows are joined by sample id. Only light columns are read, one at a time; a heavy value is compared by
-its stored hash. So memory is that of the ids and of one column: some 250 bytes a row of the two.
+its stored hash. So memory is that of the ids and of one column: some 300 bytes a row.
 """
 
 from collections.abc import Sequence

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -67,7 +68,9 @@ class _Trace:
             elif name in self.on_the_way or not stage["hidden"]:
                 self.steps += self._steps(stage)
             elif self._inputs(stage):
-                self._row(stage)  # a twin: it isn't on the way, but its students may have learned from the sample
+                # A twin isn't on the way, but its students may have learned from the sample.
+                with suppress(StoreError):
+                    self._row(stage)
         row = self._one(self.snapshot.table())
         last = row or next((self.rows[step.stage] for step in reversed(self.steps) if step.stage in self.rows), {})
         left = [step for step in self.steps if step.outcome in ("dropped", "rejected", "merged") and step.stage not in self.rows]
@@ -157,7 +160,7 @@ class _Trace:
         changed = {
             name: [_told(before[name], old[name], name), _told(value, schema, name)]
             for name, value in row.items()
-            if name in before and before[name] != value and not _is_hash(schema, name)
+            if name in before and not _same(before[name], value) and not _is_hash(schema, name)
         }
         changed |= {name: ["", "another"] for name in heavy if f"{name}_hash" in before and before[f"{name}_hash"] != row[f"{name}_hash"]}
         if not inputs:
@@ -222,10 +225,11 @@ class _Trace:
         """The source of another sample, from the stages where rows begin."""
         for stage in self.stages.values():
             if stage["gives"] == "samples" and stage["shape"] == "source":
-                table = open_table(self.snapshot.store, stage["table"])
-                columns = [name for name in ("sample_id", "source") if name in table.schema.names]
-                for row in matching(table, pc.field("sample_id") == sample_id, columns, 1).to_pylist():
-                    return str(row.get("source") or "")
+                with suppress(StoreError):
+                    table = open_table(self.snapshot.store, stage["table"])
+                    columns = [name for name in ("sample_id", "source") if name in table.schema.names]
+                    for row in matching(table, pc.field("sample_id") == sample_id, columns, 1).to_pylist():
+                        return str(row.get("source") or "")
         return ""
 
     def _stands(self) -> list[Place]:
@@ -252,6 +256,11 @@ def _ancestors(manifest: Mapping[str, Any], stages: Mapping[str, Values]) -> set
         found.add(name)
         waiting += [edge["stage"] for edge in stages[name]["inputs"].values()]
     return found
+
+
+def _same(one: Any, other: Any) -> bool:
+    """Whether two values are equal; NaN equals itself."""
+    return bool(one == other or (one != one and other != other))
 
 
 def _chooses(stage: Values) -> bool:

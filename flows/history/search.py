@@ -90,7 +90,7 @@ def _tables(snapshot: Snapshot) -> Iterator[StoredTable]:
 
 
 def _found(tables: list[StoredTable], how: str, asked: str, picture: _Picture | None) -> list[tuple[str, str]]:
-    """Ids and sources that match in one way, each id once, some more than are ever shown."""
+    """Ids and sources that match in one way, by source, each id once, some more than are ever shown."""
     found: dict[str, str] = {}
     for table in tables:
         expression = _expression(table.schema, how, asked, picture)
@@ -100,7 +100,7 @@ def _found(tables: list[StoredTable], how: str, asked: str, picture: _Picture | 
         rows = matching(table, expression, ["sample_id", *(["source"] if has_source else [])], 10 * SHOWN)
         for row in rows.to_pylist():
             found.setdefault(row["sample_id"], _text(row.get("source")))
-    return list(found.items())
+    return sorted(found.items(), key=lambda pair: (pair[1], pair[0]))
 
 
 def _expression(schema: pa.Schema, how: str, asked: str, picture: _Picture | None) -> Any:

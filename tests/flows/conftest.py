@@ -95,11 +95,12 @@ def little(tmp_path_factory: pytest.TempPathFactory) -> Path:
             label_field(["cat", "dog"]),
             pa.field("source", pa.string()),
             pa.field("split", pa.string()),
+            pa.field("parents", pa.list_(pa.string())),
         ]
         schema = with_hashes(pa.schema(fields))
         values = {
             "sample_id": ["aa1", "ab2", "ab3"], "image": images, "image_hash": hashes(images), "label": labels,
-            "source": ["x/1.png", "x/2.png", "y/2.png"], "split": ["train", "train", "test"],
+            "source": ["x/1.png", "x/2.png", "y/2.png"], "split": ["train", "train", "test"], "parents": [None, ["aa1", "zz9"], None],
         }  # fmt: skip
         batch = pa.record_batch([pa.array(values[field.name], field.type) for field in schema], schema=schema)
         fingerprint = json_digest(number)

@@ -245,7 +245,7 @@ def test_every_promotion_can_be_taken_back(tmp_path):
 
     store = Store(tmp_path)
     for number in (1, 2):
-        store.put(f"snapshots/digits/{number}.json", json.dumps({"name": "digits", "number": number, "trial": False}).encode())
+        store.put_json(f"snapshots/digits/{number}.json", {"name": "digits", "number": number, "trial": False})
         point_at(store, "digits", number, "better")
     demote(str(tmp_path), "digits", "not so")
     assert promoted(store, "digits")["number"] == 1

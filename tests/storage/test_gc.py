@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import textwrap
+import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -25,8 +26,9 @@ from stillroom.stores import Store
 from storage import publish as publishing
 from storage import sweep
 from storage.alive import this_process
-from storage.commits import commit_fragments, write_batches
+from storage.commits import commit_fragments, version_facts, write_batches
 from storage.gc import Policy, gc
+from storage.records import put_record
 from storage.runs import begin_run, end_run, note_run
 from storage.verify import verify
 
@@ -135,11 +137,19 @@ def test_origins_and_scores_of_kept_stages_stay(mine):
         assert table.take([0, table.rows - 1], ["sample_id", *heavy]).num_rows == 2
 
 
+def test_a_note_of_what_the_next_build_may_take_over_goes_with_what_it_names(mine):
+    before = len(mine.list("latest/"))
+    gc(mine, Policy(keep_last=1))
+    notes = [mine.read_json(key) for key in mine.list("latest/")]
+    named = [note["fingerprint"] for note in notes] + [note["input"]["fingerprint"] for note in notes if note["input"]]
+    assert all(read_record(mine, fingerprint) for fingerprint in named) and 0 < len(notes) < before
+
+
 def test_a_kept_snapshot_is_built_from_what_is_there_and_a_dropped_one_gets_a_new_number(mine, recipe_file):
     gc(mine, Policy(keep_last=1))
     assert build_recipe(recipe_file, mine.uri, CHANGES["mini@3"], workers=1).reused_all
     again = build_recipe(recipe_file, mine.uri, CHANGES["mini@1"], workers=1)
-    states = {line["stage"]: line["state"] for line in again.stages}
+    states = {line["name"]: line["state"] for line in again.stages}
     assert (again.snapshot, states["raw"], states["split"]) == ("mini@4", "Reused", "Built")
     assert manifest_of("mini@4", mine)["digest"] == manifest_of("mini@1", mine)["digest"]
     assert verify(mine).sound and "v1" not in lancedb.connect(mine.uri).open_table("mini").tags.list()
@@ -339,14 +349,12 @@ def test_a_record_goes_before_those_that_it_refers_to(mine):
 
 def test_the_record_of_a_run_that_was_never_published_stays_until_another_run_comes(mine):
     ref = commit_fragments(mine, "stages/mini.try", X, write_batches(mine, "stages/mini.try", [], X), fingerprint="a" * 64)
-    from storage.commits import version_facts
-    from storage.records import put_record
-
     put_record(mine, Record("a" * 64, "try", "op", {}, ref, None, {}, {}, version_facts(mine, [ref], {})), {})
     first = begin_run(mine, "mini", {"try": "a" * 64}, "stillroom build mini.yaml --until try")
     end_run(mine, first, "Completed")
     gc(mine)
     assert read_record(mine, "a" * 64)
+    time.sleep(1.1)  # the log orders runs by the second
     end_run(mine, begin_run(mine, "mini", {"raw": "b" * 64}, "stillroom build mini.yaml"), "Completed")
     gc(mine)
     assert read_record(mine, "a" * 64) is None and not mine.list("stages/mini.try.lance/")

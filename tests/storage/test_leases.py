@@ -226,6 +226,15 @@ def test_who_may_be_harmed_waits_for_a_holder_that_lives_however_silent(store, h
     assert not waiter.is_alive()
 
 
+def test_who_is_silent_elsewhere_loses_the_lease_to_who_may_be_harmed(store):
+    made = Store(store)
+    silent = Waiter(made, KEY, elsewhere(1), "beats/1").step()
+    assert silent is not None
+    wait_until_free(made, KEY, patience_s=0.1)
+    assert not silent.is_held()
+    assert made.list("") == []
+
+
 # Processes
 
 

@@ -50,6 +50,11 @@ def test_explain_follows_a_row_found_by_its_source(stillroom, little):
     assert printed[-1] == "stands in little@1 train, little@2 train"
 
 
+def test_a_row_made_of_others_names_them(stillroom, little):
+    printed = stillroom("explain", "little@2", "ab2", "--store", little).stdout.splitlines()
+    assert [line.split() for line in printed if line.startswith("parent ")] == [["parent", "aa1", "x/1.png"], ["parent", "zz9"]]
+
+
 def test_explain_as_json_has_everything(stillroom, little):
     found = json.loads(stillroom("explain", "little@2", "aa1", "--store", little, "--json").stdout)
     assert (found["sample_id"], found["split"], found["sources"]) == ("aa1", "train", ["x/1.png"])

@@ -16,10 +16,11 @@ def found(pets):
 
 def test_the_causes_are_the_new_file_the_correction_and_the_parameter(found):
     causes = {line.stage: (line.status, [(one.what, one.before, one.after) for one in line.differences]) for line in found.changes.causes}
-    assert causes == {"raw": ("data", []), "core": ("changed", [("keep", 0.5, 0.8)])}
+    assert causes == {"raw": ("data", []), "fixed": ("data", []), "core": ("changed", [("keep", 0.5, 0.8)])}
+    assert [line.data for line in found.changes.causes] == [["path"], ["file"], []]
     assert [(one.what, one.after) for one in found.changes.settings] == [("--set", "core.keep=80%")]
     assert not found.changes.packages
-    assert "fixed" in {line.stage for line in found.changes.stages if line.status == "follows"}
+    assert {line.stage for line in found.changes.stages if line.status == "follows"} >= {"split", "clean", "scores", "teacher"}
 
 
 def test_the_corrected_label_and_the_new_picture_are_found(found, pets):

@@ -154,7 +154,7 @@ def test_plain_http_has_to_be_allowed(s3, monkeypatch):
 
 
 def test_a_server_that_lets_a_second_writer_win_is_refused_before_anything_is_written(s3, proxy, plan):
-    proxy.follow(plan().aim("PUT", "beats/probe", "unconditional", times=2))
+    proxy.follow(plan().aim("PUT", "beats/probe", "never refused", times=2))
     with pytest.raises(StoreError, match="replaces an object although it was told not to"):
         prepare(Store(s3))
     assert Store(s3).list("") == []
