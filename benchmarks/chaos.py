@@ -130,16 +130,19 @@ class Chaos:
 
 
 def report(rounds: Sequence[Round], chaos: Chaos) -> Iterator[str]:
-    """The table, a line a kind of moment, and what it comes to."""
+    """The table, a line a kind of moment, and what it comes to.
+
+    `kept` is how many partitions of unfinished stages waited for the next build at most, `done again` how many were lost at most.
+    """
     kills = [kill for round in rounds for kill in round.kills]
     ends_wrong = {round.number for round in rounds if round.wrong}
-    yield f"{'killed':<44}{'build':>7}{'machine':>9}{'done again':>12}  {'store afterwards':<18}end"
+    yield f"{'killed':<44}{'build':>7}{'machine':>9}{'kept':>6}{'done again':>12}  {'store afterwards':<18}end"
     for point in sorted({kill.point for kill in kills}, key=lambda point: (point.startswith("by the clock"), point.split()[1:], point)):
         of_point = [kill for kill in kills if kill.point == point]
         who = [sum(kill.who == who for kill in of_point) for who in ("build", "machine")]
         bad, torn = sum(bool(kill.wrong) for kill in of_point), len({kill.round for kill in of_point} & ends_wrong)
-        again = max(kill.lost for kill in of_point)
-        yield f"{point:<44}{who[0]:>7}{who[1]:>9}{again:>12}  {f'{bad} wrong' if bad else 'well':<18}{f'{torn} differ' if torn else 'equal'}"
+        kept, again = max(kill.noted for kill in of_point), max(kill.lost for kill in of_point)
+        yield f"{point:<44}{who[0]:>7}{who[1]:>9}{kept:>6}{again:>12}  {f'{bad} wrong' if bad else 'well':<18}{f'{torn} differ' if torn else 'equal'}"
     yield ""
     resumed = sorted(seconds for round in rounds for seconds in round.resumed_s) or [0.0]
     left: dict[str, int] = {}

@@ -14,9 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-# A script's own folder comes first on the path, and there a file could hide a room.
-sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != Path(__file__).parent]
-
+import _rooms  # noqa: F401
 import numpy as np
 import pyarrow as pa
 

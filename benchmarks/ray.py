@@ -31,9 +31,9 @@ stages:
   raw: {op: ingest.idx, images: images.idx, labels: labels.idx}
   few: {op: table.sample, from: raw, rows: 1000}
   parts: {op: table.split, from: few, test: 10%}
-  teacher: {op: train.teacher, from: {samples: parts.train}, net: resnet18, steps: 2}
+  teacher: {op: train.teacher, from: {samples: parts.train}, net: "cnn:64", steps: 2}
   painter: {op: train.class_diffusion, from: parts.train, side_px: 16, width: 16, steps: 2}
-  embed: {op: score.embed, from: {samples: raw, model: teacher}, net: model, features: 512}
+  embed: {op: score.embed, from: {samples: raw, model: teacher}, net: model, features: 128}
   generate: {op: generate.class_diffusion, from: painter, per_class: PER_CLASS, rows_per_unit: 64, steps: 20}
 """
 MEASURED = ("embed", "generate")

@@ -22,6 +22,7 @@ from flows.publish import Published, publish_build, published_before
 from flows.resolve import resolve
 from flows.rows import check_rows
 from schemas.recipe import Require
+from stillroom.disk import is_full
 from stillroom.errors import StageError, StillroomError
 from stillroom.format import require_format
 from stillroom.records import Record, TableRef
@@ -29,6 +30,7 @@ from stillroom.stored import StoredTable
 from stillroom.stores import Store
 from storage.leases import lease
 from storage.runs import begin_run, drop_run, end_run, note_run
+from storage.space import full_disk
 from tasks.pool import Pool
 from tasks.specs import StageSpec
 
@@ -147,7 +149,12 @@ class Build:
         if self._pool is not None:
             # After an error nothing that still runs is of use: whoever stops a build doesn't wait for its jobs.
             self._pool.stop() if error else self._pool.close()
-        end_run(self.store, self._run, "Failed" if error else "Completed", stage=_stage_of(error), message=_told(error))
+        try:
+            end_run(self.store, self._run, "Failed" if error else "Completed", stage=_stage_of(error), message=_told(error))
+        except Exception as unwritten:
+            if error is None or not is_full(unwritten):
+                raise
+            # The disk is full, which `error` says already; the log will show a build that crashed.
         self._run = ""
 
     def call(self, planned: Planned) -> "StageCall":
@@ -183,7 +190,8 @@ class Build:
         if self.plan.graph.recipe.publish is not None and self.plan.until is None:
             self.tell(StageStarted("publish", "gates, snapshot, report"))
             begun = time.perf_counter()
-            published = publish_build(self.plan, self.records, self.pool(), time.perf_counter() - self._started)
+            with full_disk(self.store):
+                published = publish_build(self.plan, self.records, self.pool(), time.perf_counter() - self._started)
             self.tell(StageDone("publish", "Reused" if published.same else "Built", published.rows, seconds=round(time.perf_counter() - begun, 2)))
             for note in published.notes:
                 self.tell(Note(note))
@@ -321,6 +329,11 @@ def build_recipe(
         StillroomError: a fault of the recipe, a stage that failed, a gate that refused.
     """
     made = Build(str(recipe), store, overrides, rows=rows, until=until, workers=workers, cluster=cluster, rehash=rehash, listener=listener)
+    with full_disk(made.store):
+        return _built(made, str(recipe), overrides)
+
+
+def _built(made: Build, recipe: str, overrides: Sequence[str]) -> BuildResult:
     made.begin()
     try:
         if (result := _nothing_to_do(made)) is not None:
@@ -329,7 +342,7 @@ def build_recipe(
 
         ensure_server(say=lambda text: made.tell(Note(text)))
         tell_crashed(made.store)
-        return _as_flow(made, str(recipe), overrides)
+        return _as_flow(made, recipe, overrides)
     except BaseException as error:
         made.__exit__(type(error), error, error.__traceback__)  # does nothing where the flow has told it already
         raise

@@ -8,6 +8,7 @@ import os
 import tempfile
 from base64 import b64decode, b64encode
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from stillroom.errors import InputError, StoreError
 from stillroom.fields import heavy_kind, heavy_names
 from stillroom.records import TableRef, read_record
 from stillroom.remote import ask
+from stillroom.scratch import memory_map, scratch_folder
 from stillroom.stores import Store
 from stillroom.tables import BaseTable, one_array
 
@@ -219,9 +221,8 @@ class StoredTable(BaseTable):
         """
         field = self.schema.field(column)
         shape = (self.rows, field.type.list_size)
-        with tempfile.NamedTemporaryFile(suffix=".vectors") as file:
-            file.truncate(max(1, shape[0] * shape[1] * field.type.value_type.bit_width // 8))
-            array = np.memmap(file.name, field.type.value_type.to_pandas_dtype(), "r+", shape=shape) if shape[0] else np.zeros(shape, np.float32)
+        with tempfile.NamedTemporaryFile(suffix=".vectors", dir=scratch_folder(self.store)) as file:
+            array = memory_map(Path(file.name), shape, field.type.value_type.to_pandas_dtype())
             start = 0
             for batch in self.scan([column], batch_size=4096):
                 if missing := batch.column(0).null_count:

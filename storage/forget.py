@@ -227,13 +227,14 @@ def _withdraw(store: Store, snapshot: str, touched: _Touched, facts: Mapping[str
     name, _, number = snapshot.partition("@")
     is_in_it = any(found.place.snapshot == snapshot for found in touched.traces)
     what = "a sample of it was forgotten" if is_in_it else "a sample that it was chosen or made from was forgotten"
+    recipe = touched.inventory.manifests[snapshot].get("recipe", {}).get("path") or name
     mark = {
         "name": name,
         "number": int(number),
         "reason": f"{what}: {facts['reason']}" if facts["reason"] else what,
         "by": "forget",
         "at": facts["at"],
-        "way_out": f"build its recipe again: {touched.inventory.manifests[snapshot]['recipe']['path'] or name} makes it without that sample",
+        "way_out": f"`stillroom build {recipe}` makes it again without that sample",
     }
     store.create_json(f"withdrawn/{name}/{number}.json", mark)
 

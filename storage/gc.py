@@ -15,19 +15,22 @@ tables that it may write, what is younger than the build stays, and so do the fi
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
 
+from stillroom.disk import is_full
 from stillroom.errors import StoreError
 from stillroom.format import require_format
+from stillroom.scratch import SCRATCH
 from stillroom.stores import Store
 from storage.alive import holder_words
 from storage.inventory import take_inventory
 from storage.leases import lease
 from storage.needed import Policy, choose, logged_runs, needed
 from storage.runs import live_runs
-from storage.sweep import Removal, Sweep, removing
+from storage.space import full_disk
+from storage.sweep import FILES, LEFT_OVER, OBJECTS, Removal, Sweep, removing
 
 __all__ = ["Policy", "Removal", "Report", "gc"]
 
@@ -76,6 +79,19 @@ def gc(store: Store, policy: Policy | None = None, *, dry_run: bool = False, wai
     policy = policy or Policy()
     if dry_run or not store.exists():
         return _decide(store, policy, dry_run=dry_run).report
+    try:
+        return _swept(store, policy, waiting)
+    except Exception as error:
+        if not is_full(error):
+            raise
+    # Not even the lease could be written.
+    before, freed = sum(store.sizes("").values()), _freed(store, policy)
+    with full_disk(store):
+        report = _swept(store, policy, waiting)
+    return replace(report, removed=[*freed, *report.removed], bytes=before)
+
+
+def _swept(store: Store, policy: Policy, waiting: Callable[[str], None]) -> Report:
     with lease(store, "gc", "gc", waiting=waiting) as held:
         decided = _decide(store, policy, dry_run=False)
         checked = time.monotonic()
@@ -113,6 +129,21 @@ def _decide(store: Store, policy: Policy, *, dry_run: bool) -> _Decided:
     sweep = Sweep(store, inventory, needed(store, inventory, kept, dropped, runs, live, policy), runs, live)
     steps = sweep.steps()
     return _Decided(Report(kept, dropped, [removal for step in sorted(steps) for removal in steps[step]], total, "", dry_run), steps, bool(live))
+
+
+def _freed(store: Store, policy: Policy) -> list[Removal]:
+    """Remove, without a lease, scratch and files that no record names, if no build runs.
+
+    A build that begins meanwhile knows none of them: the unfinished work that it takes over isn't among them.
+    """
+    decided = _decide(store, policy, dry_run=False)
+    left = [removal for removal in decided.steps.get(FILES, []) if removal.why == LEFT_OVER]
+    left += [removal for removal in decided.steps.get(OBJECTS, []) if removal.key.startswith(f"{SCRATCH}/")]
+    if decided.busy:
+        return []
+    for step in removing(store, {FILES: left}, busy=True):
+        step()
+    return left
 
 
 def _steps(store: Store, decided: _Decided, policy: Policy) -> Iterator[Callable[[], None]]:

@@ -25,6 +25,7 @@ from stillroom.stored import StoredTable, snapshot_fields
 from stillroom.stores import Store
 from stillroom.tables import one_array
 from storage.commits import commit_fragments, data_files, version_facts, write_batches
+from storage.space import room_for, snapshot_bytes
 from storage.tally import Tally, checked_tally
 
 __all__ = [
@@ -65,11 +66,12 @@ def write_snapshot(store_uri: str, name: str, splits: Sequence[tuple[str, TableR
                 arrays = [pa.array([split] * found.num_rows) if field.name == "split" else _column(found, field) for field in schema]
                 yield pa.record_batch(arrays, schema=schema)
 
-    tally = Tally(schema)
-    fragments = write_batches(store, name, tally.watch(batches()), schema)
-    known = file_facts(store, data_files(name, fragments))
-    table = commit_fragments(store, name, schema, fragments, fingerprint=fingerprint)
-    return WrittenSnapshot(table, checked_tally(StoredTable(store, table), [tally.as_json()]), version_facts(store, [table], known))
+    with room_for(store, "publish", snapshot_bytes(tables.values())):
+        tally = Tally(schema)
+        fragments = write_batches(store, name, tally.watch(batches()), schema)
+        known = file_facts(store, data_files(name, fragments))
+        table = commit_fragments(store, name, schema, fragments, fingerprint=fingerprint)
+        return WrittenSnapshot(table, checked_tally(StoredTable(store, table), [tally.as_json()]), version_facts(store, [table], known))
 
 
 class WrittenSnapshot(NamedTuple):

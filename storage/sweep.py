@@ -20,7 +20,7 @@ from storage.commits import version_files
 from storage.inventory import Inventory
 from storage.needed import Needed
 
-__all__ = ["FILES", "OBJECTS", "TAGS", "VERSIONS", "Removal", "Sweep", "is_staged", "removing"]
+__all__ = ["FILES", "LEFT_OVER", "OBJECTS", "TAGS", "VERSIONS", "Removal", "Sweep", "is_staged", "removing"]
 
 # What names files goes before the files.
 OBJECTS, TAGS, VERSIONS, FILES = range(4)
@@ -30,6 +30,7 @@ SILENT = timedelta(hours=1)
 MARGIN = timedelta(minutes=5)
 # How many deletions an object store is asked for at once.
 REQUESTS = 16
+LEFT_OVER = "left over"
 HINT = "_versions/latest_version_hint.json"
 # Lance names the file of version 1 by the first of these numbers, and counts down.
 FIRST = (1 << 64) - 2
@@ -88,7 +89,7 @@ class Sweep:
         beside = [key for key in self.inventory.keys if key.startswith("records/") and not key.endswith(".json") and key not in self.stays.keys]
         return [
             *(self._removal(f"records/{fingerprint}.json", why[fingerprint]) for fingerprint in gone),
-            *(self._removal(key, why.get(key[8:].partition(".")[0], "left over")) for key in beside if not self._may_be_written(key)),
+            *(self._removal(key, why.get(key[8:].partition(".")[0], LEFT_OVER)) for key in beside if not self._may_be_written(key)),
         ]
 
     def objects(self) -> list[Removal]:
@@ -101,7 +102,7 @@ class Sweep:
             if folder in ("published", "snapshots") and not self._may_be_written(key):
                 found.append(self._removal(key, "snapshots that go"))
             elif folder == "latest" and not self._may_be_written(key):
-                found.append(self._removal(key, "left over"))
+                found.append(self._removal(key, LEFT_OVER))
             elif folder == "work" and not self._is_live_work(rest.partition("/")[0]) and not self._may_be_written(key):
                 found.append(self._removal(key, "unfinished work"))
         return [*found, *self._dead()]
@@ -127,7 +128,7 @@ class Sweep:
                 with suppress(FileNotFoundError):
                     facts = os.stat(path)
                     if is_staged(name) and not (self.live and datetime.fromtimestamp(facts.st_mtime, UTC) >= self.since):
-                        found.append(Removal(os.path.relpath(path, self.store.local), facts.st_size, "left over"))
+                        found.append(Removal(os.path.relpath(path, self.store.local), facts.st_size, LEFT_OVER))
         return found
 
     def _table(self, table: str, keys: list[str]) -> Iterator[tuple[int, Removal]]:
@@ -142,7 +143,7 @@ class Sweep:
                 path = key.partition(".lance/")[2]
                 # The hint goes with the versions: Lance takes one to no version for a lie and looks itself.
                 step = TAGS if path.startswith("_refs/") else VERSIONS if path.startswith("_versions/") else FILES
-                yield step, self._removal(key, self.left.get(key, "a tag" if step == TAGS else "left over"))
+                yield step, self._removal(key, self.left.get(key, "a tag" if step == TAGS else LEFT_OVER))
 
     def _base(self, table: str, keys: list[str]) -> set[str]:
         """What a build needs of a table that it writes: the first version, and the newest, on which it commits next."""

@@ -24,8 +24,10 @@ from stillroom.stores import Store
 from storage.commits import commit_fragments, pin, version_facts
 from storage.leases import Halted, Waiting, lease
 from storage.records import put_record
+from storage.space import room_for
 from tasks import jobs
 from tasks.environment import environment
+from tasks.needs import bytes_needed
 from tasks.pool import Job, Pool
 from tasks.specs import REMOVED_SCHEMA, Part, StageSpec
 from tasks.takeover import find_earlier, keep_units, note_latest
@@ -110,17 +112,18 @@ def _give_way(store: Store, record: Record) -> None:
 def _run(spec: StageSpec, pool: Pool, store: Store, waiting: Waiting) -> Record:
     started = time.perf_counter()
     operator = registry.load(spec.operator)
-    if operator.shape == "row":
-        parts = _run_row(spec, pool, store)
-    elif operator.shape == "select":
-        parts = pool.run([Job(jobs.select_job, (spec,))], stage=spec.stage, retries=spec.retries)
-    elif operator.shape == "source":
-        parts = _run_source(spec, pool, store)
-    elif operator.shape == "score":
-        parts = _run_score(spec, operator, pool, store, waiting)
-    else:
-        parts = _run_units(spec, pool, store)
-    return _record(spec, _made_here(operator, spec), parts, pool, store, started)
+    with room_for(store, spec.stage, bytes_needed(spec, operator)):
+        if operator.shape == "row":
+            parts = _run_row(spec, pool, store)
+        elif operator.shape == "select":
+            parts = pool.run([Job(jobs.select_job, (spec,))], stage=spec.stage, retries=spec.retries)
+        elif operator.shape == "source":
+            parts = _run_source(spec, pool, store)
+        elif operator.shape == "score":
+            parts = _run_score(spec, operator, pool, store, waiting)
+        else:
+            parts = _run_units(spec, pool, store)
+        return _record(spec, _made_here(operator, spec), parts, pool, store, started)
 
 
 @contextmanager

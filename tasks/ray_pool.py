@@ -75,6 +75,9 @@ class RayPool(Pool):
 
         self.stopped = True
         self._kill()
+        end_s = time.monotonic() + CONNECT_S
+        while self._running and time.monotonic() < end_s:
+            time.sleep(0.02)  # whoever waits for a job hears of its end before the connection does
         self._ended.set()
         if self._follower:
             self._follower.join()
@@ -96,6 +99,8 @@ class RayPool(Pool):
             raise BrokenExecutor("the pool is closed")
         ref = self._task.options(**_options(job)).remote(job.fn, job.args, self._board, self._terms)
         self._running.add(ref)
+        if self.stopped:  # meanwhile
+            self._kill()
         try:
             returned, value = ray.get(ref)
         except _lost() as error:

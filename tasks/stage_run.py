@@ -11,6 +11,7 @@ from stillroom import registry
 from stillroom.draws import Draw
 from stillroom.integrity import file_facts
 from stillroom.operators import Operator, Params, Unit, Work, call
+from stillroom.scratch import scratch_folder
 from stillroom.stored import StoredTable
 from stillroom.stores import Store
 from storage.commits import data_files, write_batches
@@ -43,7 +44,7 @@ class StageRun:
     def offer(self, **more: Any) -> dict[str, Any]:
         """What a function of the operator may name in its signature."""
         draw = Draw(self.spec.seed, self.spec.operator)
-        work = Work(device=_device(self.spec.device), threads=1, scratch=Path(tempfile.gettempdir()), draw=draw, metrics=self.metrics)
+        work = Work(device=_device(self.spec.device), threads=1, scratch=scratch_folder(self.store), draw=draw, metrics=self.metrics)
         return {"inputs": self.inputs, "params": self.params, "draw": draw, "work": work, "metrics": self.metrics, "schema": self.spec.schema, **more}
 
     def unit(self, unit: Unit) -> Iterator[Any]:
@@ -51,7 +52,7 @@ class StageRun:
         import torch
 
         torch.set_num_threads(unit.threads)
-        with tempfile.TemporaryDirectory(prefix="stillroom-") as scratch:
+        with tempfile.TemporaryDirectory(prefix="stillroom-", dir=scratch_folder(self.store)) as scratch:
             offer = self.offer(unit=unit)
             work: Work = offer["work"]
             work.threads, work.scratch = unit.threads, Path(scratch)

@@ -11,7 +11,7 @@ from benchmarks.crash.checks import ahead, facts, finished, hangs_over, look
 from stillroom.stores import Store
 from storage.runs import list_runs
 
-__all__ = ["Clock", "Kill", "Round", "choose", "play"]
+__all__ = ["Begun", "Clock", "Kill", "Round", "choose", "play"]
 
 # Jobs whose results are noted one by one, so that a resumed build takes them over.
 PARTITIONS = ("row_job", "source_job", "unit_job")
@@ -83,7 +83,7 @@ def play(
     *, workers: int, timeout_s: float, say: Callable[[str], None],
 ) -> Round:  # fmt: skip
     """Kill a build of the store at each of these, check the store each time, and compare what a last build leaves with `expected`."""
-    this, pending, begun = Round(number), list(kills), _Begun(store, workers)
+    this, pending, begun = Round(number), list(kills), Begun(store, workers)
     while True:
         at = pending.pop(0) if pending else None
         log = logs / f"round-{number}-{len(this.kills)}.log"
@@ -115,7 +115,7 @@ def differences(expected: dict[str, object], found: dict[str, object]) -> list[s
     return wrong + [f"{name} differs: {_first_difference(expected[name], found[name])}" for name in expected if name in found and expected[name] != found[name]]
 
 
-class _Begun:
+class Begun:
     """Which partitions were begun and not noted, over the builds of a round."""
 
     def __init__(self, store: Store, workers: int) -> None:
@@ -141,7 +141,7 @@ class _Begun:
         read = {event.label for event in log if event.moment == "read"}
         ended = [event.label.split() for event in log if event.kind == "job" and event.moment == "after" and event.label.startswith("unit_job")]
         folders = tuple(f"work/{label[1]}/checkpoints/{label[3]}/" for label in ended)
-        return wrong + [f"a checkpoint was not taken over: {key}" for key in self.checkpoints if key.startswith(folders) and key not in read and folders]
+        return wrong + [f"a checkpoint was not taken over: {key}" for key in self.checkpoints if key.startswith(folders) and key not in read]
 
     def lost(self, log: Sequence[Event]) -> list[str]:
         """Partitions that a killed build began and that nobody noted: they have to be done again."""
@@ -173,7 +173,7 @@ def _by_the_clock(clock: Clock, log: Path) -> Callable[[float], str | None]:
     return whom
 
 
-def _looked_at(number: int, build: Build, at: Target | Clock | None, begun: _Begun, store: Store) -> Kill:
+def _looked_at(number: int, build: Build, at: Target | Clock | None, begun: Begun, store: Store) -> Kill:
     assert at is not None
     last = build.events[-1] if build.events else Event(0, 0, "start", "", "")
     point = f"by the clock, {last.kind} {last.moment}" if isinstance(at, Clock) else f"{at.moment} {at.kind}"

@@ -9,6 +9,7 @@ import typer
 from typer.core import TyperGroup
 
 from flows.cli.shared import say
+from stillroom.disk import is_full
 from stillroom.errors import StillroomError
 
 __all__ = ["COMMANDS", "app", "main"]
@@ -53,6 +54,11 @@ class Commands(TyperGroup):
         except KeyboardInterrupt as stop:
             say(str(stop) or "interrupted")
             raise typer.Exit(INTERRUPTED) from None
+        except Exception as error:
+            if not is_full(error):
+                raise
+            say("error: the disk is full; make room, such as by `stillroom gc`, and try again")
+            raise typer.Exit(1) from None
 
 
 # A traceback is for a bug of ours. Typer's would print local variables, which may hold what nobody should read.

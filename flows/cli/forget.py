@@ -55,9 +55,13 @@ def _print(found: "Forgotten") -> None:
     print_table(found.seen, SEEN)
     would = "would be " if found.dry_run else ""
     for receipt in found.receipts:
-        samples = f"{receipt['rows']:,} sample{'s' if receipt['rows'] != 1 else ''}"
-        told = f"{samples} {would}forgotten: {receipt['versions']:,} versions of tables, {receipt['files']:,} files, {receipt['bytes']:,} bytes"
+        told = f"{_count(receipt['rows'], 'sample')} {would}forgotten: {_count(receipt['versions'], 'table version')}, {_count(receipt['files'], 'file')}"
+        told += f", {_count(receipt['bytes'], 'byte')}"
         withdrawn = f"; withdrawn: {', '.join(receipt['snapshots'])}" if receipt["snapshots"] else "; no snapshot had them"
         output().print(told + withdrawn, soft_wrap=True)
     if found.receipts and not found.dry_run:
         say("the receipt names nobody and is in forgotten/receipts/; the sources themselves are yours to delete")
+
+
+def _count(number: int, word: str) -> str:
+    return f"{number:,} {word}{'' if number == 1 else 's'}"

@@ -24,6 +24,8 @@ __all__ = ["Match", "find_sample", "matching"]
 SHOWN = 8
 MAX_PICTURE_BYTES = 256 << 20
 SHORT_ID = 12
+# For a sample that isn't where it was looked for, so many of the latest snapshots are looked into.
+LOOKED_INTO = 20
 
 How = Literal["id", "picture", "source", "path", "prefix"]
 
@@ -168,11 +170,12 @@ def _unknown(snapshot: Snapshot, asked: str, tables: list[StoredTable]) -> Input
 
 
 def _elsewhere(store: Store, name: str, asked: str) -> str | None:
-    """The latest other snapshot that has a sample of exactly this id or source."""
-    for line in reversed(list_snapshots(store)):
+    """The latest other snapshot in whose lineage is a sample of exactly this id or source."""
+    lines = sorted(list_snapshots(store), key=lambda line: str(line["created"]), reverse=True)
+    for line in lines[:LOOKED_INTO]:
         other = f"{line['name']}@{line['number']}"
         try:
-            if other != name and any(_found([open_snapshot(other, store).table()], how, asked, None) for how in ("id", "source")):
+            if other != name and any(_found(list(_tables(open_snapshot(other, store))), how, asked, None) for how in ("id", "source")):
                 return other
         except StoreError:
             continue

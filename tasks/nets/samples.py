@@ -11,6 +11,7 @@ from stillroom.errors import InputError
 from stillroom.fields import label_names
 from stillroom.images import ImageFault, decode_batch
 from stillroom.operators import Table
+from stillroom.scratch import memory_map
 from tasks.nets.training import channel_stats
 
 if TYPE_CHECKING:
@@ -75,7 +76,7 @@ def load_images(table: Table, scratch: Path, *, side_px: int | None = None, chan
     for batch in table.scan(["image"], batch_size=READ_ROWS):
         part_BCSS = decode_squares(batch.column("image"), start, side_px=side_px, channels=channels)
         if pixels_NCSS is None:
-            pixels_NCSS = np.lib.format.open_memmap(scratch / f"{name}.npy", "w+", np.uint8, (table.rows, *part_BCSS.shape[1:]))
+            pixels_NCSS = memory_map(scratch / name, (table.rows, *part_BCSS.shape[1:]), np.uint8)
         if part_BCSS.shape[1:] != pixels_NCSS.shape[1:]:
             raise _differ(pixels_NCSS, part_BCSS, start)
         pixels_NCSS[start : start + len(part_BCSS)] = part_BCSS

@@ -11,6 +11,7 @@ import pyarrow as pa
 from stillroom.errors import InputError
 from stillroom.images import ImageFault, decode_batch, resize
 from stillroom.operators import Draw, Table
+from stillroom.scratch import memory_map
 from stillroom.soft_labels import decode
 from stillroom.views import check_contract, label_of, replay
 from tasks.nets.samples import load_images, load_labels
@@ -88,7 +89,7 @@ def load_stored(samples: Table, scratch: Path, side_px: int | None, channels: Li
         for view in range(views):
             seen_BCSS = _squared(replay(images, structs.take(_at(view, starts_N[rows], counts_N[rows])), contract), row, side_px)
             if pixels_VNCSS is None:
-                pixels_VNCSS = np.lib.format.open_memmap(scratch / "views.npy", "w+", np.uint8, (views, samples.rows, *seen_BCSS.shape[1:]))
+                pixels_VNCSS = memory_map(scratch / "views", (views, samples.rows, *seen_BCSS.shape[1:]), np.uint8)
             pixels_VNCSS[view, rows] = seen_BCSS
         row += len(images)
     labels = structs.field("soft_label")

@@ -12,7 +12,7 @@ import pytest
 
 from benchmarks.crash.builds import Event
 from benchmarks.crash.checks import ahead, look
-from benchmarks.crash.rounds import choose, differences
+from benchmarks.crash.rounds import Begun, choose, differences
 from stillroom.digests import TableDigest
 from stillroom.records import Record, TableRef
 from stillroom.stores import Store
@@ -94,6 +94,33 @@ def test_a_snapshot_without_its_table_is_seen(published):
     ref = TableRef("pets", lance.dataset(published.table_uri("pets")).version + 7, 3, "f" * 64, "other")
     publish(published, ref)
     assert [problem.partition(":")[0] for problem in look(published)] == ["snapshot pets@2"]
+
+
+def job(label: str, moment: str = "before") -> Event:
+    return Event(0.0, 1, "job", moment, label)
+
+
+def test_what_was_finished_and_is_done_again_is_seen(published):
+    for key in ("work/ff/0-256.json", "work/ff/again/files-0.json", "work/ee/checkpoints/seed-0/fit", "work/ee/checkpoints/seed-1/fit"):
+        published.put(key, b"{}")
+    begun = Begun(published, workers=2)
+    begun.before_build()
+    fine = [job("row_job ff sound 256-512"), job("source_job ff raw files-0"), job("unit_job ee teacher seed-1"), job("unit_job ee teacher seed-1", "after")]
+    fine += [Event(0.0, 1, "checkpoint", "read", "work/ee/checkpoints/seed-1/fit")]
+    assert begun.done_again(fine) == []
+    for events, problem in [
+        ([job("row_job ff sound 0-256")], "a finished partition ran again: row_job ff sound 0-256"),
+        ([job("source_job ff raw files-0 again")], "a finished partition ran again: source_job ff raw files-0 again"),
+        ([job(f"select_job {'a' * 64} pets")], f"a finished stage ran again: select_job {'a' * 64} pets"),
+        ([job("unit_job ee teacher seed-0", "after")], "a checkpoint was not taken over: work/ee/checkpoints/seed-0/fit"),
+    ]:
+        assert begun.done_again(events) == [problem]
+
+
+def test_partitions_that_were_begun_and_not_noted_are_lost(published):
+    published.put("work/ff/0-256.json", b"{}")
+    log = [job("row_job ff sound 0-256"), job("row_job ff sound 256-512"), job(f"unit_job {'a' * 64} pets all"), job("rows_job ee teacher")]
+    assert Begun(published, workers=2).lost(log) == ["row_job ff sound 256-512"]
 
 
 def test_the_end_of_a_build_is_compared_name_by_name():

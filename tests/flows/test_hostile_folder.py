@@ -45,7 +45,7 @@ def command(*words: object, cwd: Path, **environment: str) -> subprocess.Complet
     """Runs an installed command, as a shell in that folder does."""
     program, *rest = map(str, words)
     inherited = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    return subprocess.run([BIN / program, *rest], cwd=cwd, env=inherited | environment, capture_output=True, text=True, timeout=120)
+    return subprocess.run([BIN / program, *rest], cwd=cwd, env=inherited | environment, capture_output=True, text=True, timeout=300)
 
 
 def test_a_build_imports_nothing_from_it(hostile: Path, recipe: Callable[[str], Path], store: Path):

@@ -28,7 +28,9 @@ def publish(store: Path, name: str, splits: list[str], trial: bool = False) -> i
     ref = commit_fragments(home, name, SCHEMA, write_batches(home, name, rows.to_batches(), SCHEMA), fingerprint=digest)
     table = {"name": name, "version": ref.version, "rows": ref.rows, "fingerprint": ref.fingerprint, "digest": digest}
     counts = {split: splits.count(split) for split in dict.fromkeys(splits)}
-    return publish_manifest(home, {"name": name, "digest": digest, "rows": ref.rows, "trial": trial, "splits": counts, "table": table, "files": version_facts(home, [ref], {})})["number"]
+    return publish_manifest(
+        home, {"name": name, "digest": digest, "rows": ref.rows, "trial": trial, "splits": counts, "table": table, "files": version_facts(home, [ref], {})}
+    )["number"]
 
 
 @pytest.fixture

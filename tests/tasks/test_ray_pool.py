@@ -15,6 +15,7 @@ from pathlib import Path
 from textwrap import dedent
 from typing import Any
 
+import pyarrow as pa
 import pytest
 
 import stillroom
@@ -29,6 +30,7 @@ from tasks.engine import run_stage
 from tasks.environment import environment
 from tasks.pool import Job, Pool
 from tasks.ray_pool import RayPool
+from tasks.specs import StageSpec
 
 needs_ray = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray isn't installed: pip install 'stillroom[ray]'")
 ROOT = Path(stillroom.__file__).parents[1]
@@ -269,6 +271,16 @@ def test_a_job_that_kills_its_worker_every_time_is_given_up(pool):
 @pytest.mark.slow
 def test_more_threads_than_any_node_has_still_run(pool):
     assert pool.run([Job(divmod, (7, 2), threads=64)], stage="s") == [(3, 1)]
+
+
+@needs_ray
+@pytest.mark.slow
+def test_a_stage_that_wants_a_gpu_where_there_is_none_is_refused(pool):
+    spec = StageSpec(
+        store="", stage="drawn", operator="", params={}, seed=0, fingerprint="", parts={}, table="", schema=pa.schema([]), inputs={}, device="cuda"
+    )
+    with pytest.raises(StageError, match="^stage 'drawn': wants a GPU .*, and no node of the cluster has one; leave run.device out$"):
+        pool.run([Job(id, (spec,))], stage="drawn")
 
 
 @needs_ray

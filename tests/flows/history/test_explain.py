@@ -22,11 +22,6 @@ def first(pets) -> Snapshot:
     return open_snapshot("pets@1", pets.store)
 
 
-@pytest.fixture(scope="module")
-def second(pets) -> Snapshot:
-    return open_snapshot("pets@2", pets.store)
-
-
 def stage_frame(snapshot: Snapshot, name: str, removed: bool = False) -> pl.DataFrame:
     stage = next(stage for stage in snapshot.manifest["stages"] if stage["name"] == name)
     return open_table(snapshot.store, stage["removed" if removed else "table"]).frame()
@@ -148,7 +143,7 @@ def test_what_could_be_several_samples_lists_them(first):
     assert re.search(r"could be any of 2 samples of pets@1: \w{32} \(\w+/05.png\); \w{32} \(\w+/05.png\); give one of these ids", one_line(error))
 
 
-def test_an_unknown_one_names_the_nearest_way_out(first, pets, tmp_path):
+def test_an_unknown_one_names_the_nearest_way_out(first, pets):
     with pytest.raises(InputError) as error:
         explain(first, "bird/05.png")
     assert "did you mean 'cat/05.png' or 'dog/05.png'?" in one_line(error)
@@ -166,7 +161,7 @@ def test_quotes_and_wildcards_in_what_is_asked_are_only_letters(first):
             explain(first, asked)
 
 
-def test_a_stage_whose_table_is_gone_says_so_and_the_others_answer(first, pets, monkeypatch):
+def test_a_stage_whose_table_is_gone_says_so_and_the_others_answer(first):
     row = first.polars("train").filter(~pl.col("synthetic").fill_null(False)).row(0, named=True)
     manifest = {
         **first.manifest,
