@@ -43,6 +43,7 @@ def stage_lines(plan: Plan, records: dict[str, Record]) -> list[dict[str, Any]]:
                 "counts": {
                     "in": record.counts.get("in", record.counts.get("planned")),
                     **{key: record.counts.get(key, 0) for key in ("out", "dropped", "rejected", "merged")},
+                    **({"forgotten": record.counts["forgotten"]} if record.counts.get("forgotten") else {}),
                 },
                 "digest": record.table.digest,
                 "table": asdict(record.table),

@@ -12,6 +12,7 @@ instant leaves a note under `pending/`, and the next `forget`, of whatever rows,
 """
 
 import secrets
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
@@ -26,7 +27,7 @@ from stillroom.remote import ask
 from stillroom.stores import Store
 from storage.alive import holder_words
 from storage.inventory import Inventory, take_inventory
-from storage.leases import lease
+from storage.leases import Lease, lease
 from storage.needed import Needed, keep_all, logged_runs
 from storage.runs import live_runs
 from storage.seen import Seen, seen_by
@@ -37,6 +38,8 @@ from storage.traces import Rows, Trace, find_rows, places, redacted, trace, word
 __all__ = ["Forgotten", "forget"]
 
 PENDING, RECEIPTS = f"{FOLDER}pending/", f"{FOLDER}receipts/"
+# How often a long forget looks whether it still holds its lease.
+CHECK_S = 2.0
 # Sealed objects that stay, in which a person may have been named.
 TOLD = ("snapshots/", "runs/", "promoted/", "withdrawn/", "exports/", "latest/")
 
@@ -78,12 +81,10 @@ def forget(store: Store, samples: Sequence[str], *, reason: str = "", dry_run: b
         for run in live_runs(store):
             who = holder_words(run.get("holder", {}))
             raise StoreError(store.uri, f"a build of '{run['recipe']}' is at work ({who}), and would write on", "wait until it ends, or stop it")
-        done = [_carry_out(store, _Wanted.from_json(store.read_json(key), key)) for key in store.list(PENDING)]
+        done = [_carry_out(store, _Wanted.from_json(store.read_json(key), key), held) for key in store.list(PENDING)]
         if wanted := _wanted(store, samples, reason):
             store.put_json(wanted.key, wanted.as_json())
-            done.append(_carry_out(store, wanted))
-        if held is not None and not held.is_held():
-            raise StoreError("forget", "was silent for so long that another process took over", "run it again: it finishes what is left")
+            done.append(_carry_out(store, wanted, held))
     snapshots = list(dict.fromkeys(snapshot for one in done for snapshot in one.facts["snapshots"]))
     return Forgotten([one.facts for one in done], snapshots, [seen for one in done for seen in one.seen])
 
@@ -145,7 +146,7 @@ def _wanted(store: Store, samples: Sequence[str], reason: str) -> _Wanted | None
     return _Wanted(f"{PENDING}{secrets.token_hex(8)}.json", rows, facts, seen_by(store, inventory, touched.traces, touched.snapshots))
 
 
-def _carry_out(store: Store, wanted: _Wanted) -> _Wanted:
+def _carry_out(store: Store, wanted: _Wanted, held: Lease | None) -> _Wanted:
     """Do all that has to be done, or what a crash left of it; the receipt comes last, and then the note goes."""
     inventory = _inventory(store)
     touched = _touched(store, inventory, wanted.rows)
@@ -154,7 +155,12 @@ def _carry_out(store: Store, wanted: _Wanted) -> _Wanted:
     for snapshot in touched.snapshots:
         _withdraw(store, snapshot, touched, wanted.facts)
     _redact(store, inventory, wanted.rows, touched.removals)
+    checked = time.monotonic()
     for step in removing(store, touched.steps, busy=False):
+        if time.monotonic() - checked > CHECK_S:
+            if held is None or not held.is_held():
+                raise StoreError("forget", "was silent for so long that another process took over, and ends here", "run it again: it finishes what is left")
+            checked = time.monotonic()
         step()
     facts = {**wanted.facts, "tombstone": number}
     receipt = 1 + len(store.list(RECEIPTS))

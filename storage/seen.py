@@ -37,13 +37,15 @@ class Seen:
 
 def seen_by(store: Store, inventory: Inventory, traces: Sequence[Trace], snapshots: Sequence[str]) -> list[Seen]:
     """What the snapshots' stages, and the exports that were noted, made of the rows that were traced."""
+    if not traces:
+        return []
     held = {found.place.fingerprint: found.splits for found in traces if found.rows and found.place.fingerprint and _holds_rows(inventory, found)}
     stages: dict[str, Seen] = {}
     for snapshot in reversed(snapshots):
         for seen in _of_stages(snapshot, inventory.manifests[snapshot]["stages"], held):
             stages.setdefault(seen.fingerprint, seen)
     published = {found.place.snapshot: found.splits for found in traces if found.rows and found.place.snapshot}
-    return [*stages.values(), *_exports(store, inventory, published)]
+    return [*stages.values(), *_unpublished(inventory), *_exports(store, inventory, published)]
 
 
 def _holds_rows(inventory: Inventory, found: Trace) -> bool:
@@ -62,7 +64,9 @@ def _of_stages(snapshot: str, stages: Iterable[Mapping[str, Any]], held: Mapping
         kind = _kind(stage, directly=directly, by_model=any(seen.kind == "model" for seen in told), from_made=bool(told))
         if kind:
             found[stage["name"]] = Seen(kind, f"{snapshot}: {stage['name']}", TODO[kind], stage["fingerprint"])
-    return list(found.values())
+    hidden = [name for name in found if by_name[name]["hidden"]]
+    students = [Seen("model", f"{snapshot}: {len(hidden)} students of its proof", TODO["model"], found[hidden[0]].fingerprint)] if hidden else []
+    return [*(seen for name, seen in found.items() if name not in hidden), *students]
 
 
 def _kind(stage: Mapping[str, Any], *, directly: bool, by_model: bool, from_made: bool) -> Kind | None:
@@ -76,6 +80,16 @@ def _kind(stage: Mapping[str, Any], *, directly: bool, by_model: bool, from_made
 def _carries(splits: set[str | None] | None, split: str | None) -> bool:
     """Whether a row in one of `splits` comes along an edge; None: the table holds none."""
     return splits is not None and (split is None or split in splits or None in splits)
+
+
+def _unpublished(inventory: Inventory) -> list[Seen]:
+    """Models that no manifest tells of: what they learned from isn't known any more."""
+    told = {stage["fingerprint"] for manifest in inventory.manifests.values() for stage in manifest["stages"]}
+    models = {fingerprint: record for fingerprint, record in inventory.records.items() if fingerprint not in told and record.operator.startswith("train.")}
+    return [
+        Seen("model", f"{record.table.name.removeprefix('stages/')}, of no snapshot: it may have learned from them", TODO["model"], fingerprint)
+        for fingerprint, record in models.items()
+    ]
 
 
 def _exports(store: Store, inventory: Inventory, published: Mapping[str, set[str | None]]) -> list[Seen]:

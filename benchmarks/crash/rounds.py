@@ -175,8 +175,9 @@ def _by_the_clock(clock: Clock, log: Path) -> Callable[[float], str | None]:
 
 def _looked_at(number: int, build: Build, at: Target | Clock | None, begun: Begun, store: Store) -> Kill:
     assert at is not None
-    last = build.events[-1] if build.events else Event(0, 0, "start", "", "")
-    point = f"by the clock, {last.kind} {last.moment}" if isinstance(at, Clock) else f"{at.moment} {at.kind}"
+    # A heartbeat says nothing of where the build was.
+    last = next((event for event in reversed(build.events) if event.kind != "beat"), Event(0, 0, "start", "", ""))
+    point = f"by the clock, after {last.kind}" if isinstance(at, Clock) else f"{at.moment} {at.kind}"
     lost = begun.lost(build.events)
     kill = Kill(number, point, last.label, at.who, len(lost), len([key for key in store.list("work/") if key.endswith(".json")]), build.outlived_s)
     kill.wrong, kill.ahead = look(store), ahead(store)
