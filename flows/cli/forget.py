@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 SEEN = {"kind": "kind", "what": "made with them", "todo": "what to do"}
 
 Samples = Annotated[
-    list[str] | None, typer.Argument(metavar="SAMPLE…", help="Ids, beginnings of ids, source paths or picture files. None: finish what was interrupted.")
+    list[str] | None, typer.Argument(metavar="SAMPLE", help="Ids, beginnings of ids, source paths or picture files. None: finish what was interrupted.")
 ]
 Again = Annotated[bool, typer.Option("--rebuild", help="Then build the recipes of the withdrawn snapshots again; needs their sources.")]
 Reason = Annotated[str, typer.Option("--reason", metavar="TEXT", help="Stands in the receipt and in the marks of withdrawn snapshots.")]

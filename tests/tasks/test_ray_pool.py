@@ -32,6 +32,7 @@ from tasks.pool import Job, Pool
 from tasks.ray_pool import RayPool
 from tasks.specs import StageSpec
 
+pytestmark = pytest.mark.filterwarnings("ignore:lance is not fork-safe")  # starting nodes forks, to run another program at once
 needs_ray = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray isn't installed: pip install 'stillroom[ray]'")
 ROOT = Path(stillroom.__file__).parents[1]
 

@@ -17,6 +17,7 @@ from tasks.ray_pool import RayPool
 
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore:lance is not fork-safe"),  # starting nodes forks, to run another program at once
     pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray isn't installed: pip install 'stillroom[ray]'"),
 ]
 
