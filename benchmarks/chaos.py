@@ -17,9 +17,11 @@ import json
 import os
 import random
 import shutil
+import signal
 import sys
 import tempfile
 import time
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -46,12 +48,13 @@ def main() -> int:
     parser.add_argument("--store", default="", help="where the stores go: a folder, s3://bucket/prefix, or s3; default: a temporary folder")
     parser.add_argument("--small", action="store_true", help="a recipe without training")
     parser.add_argument("--workers", type=int, default=2, help="processes of each build")
-    parser.add_argument("--chain", type=int, default=6, help="kills in one store before a build runs through")
+    parser.add_argument("--chain", type=int, default=10, help="kills in one store before a build runs through")
     parser.add_argument("--only", default="", metavar="KINDS", help="only boundaries of these kinds, such as record,manifest")
     parser.add_argument("--seed", type=int, default=0, help="of the choice of moments")
     parser.add_argument("--json", action="store_true", help="print all that was seen as JSON")
     parser.add_argument("--keep", action="store_true", help="leave the stores and logs where they are")
     args = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that builds and servers end with us
     with _folder(args) as folder, _bucket(args, folder), _server(folder):
         chaos = Chaos(folder, args)
         chaos.prepare()
@@ -96,11 +99,13 @@ class Chaos:
         wanted: int = self.args.kills
         only = self.args.only.split(",") if self.args.only else []
         log = [event for event in self.log if not only or event.kind in only]
-        queue = choose(log, wanted if only else (wanted + 1) // 2, self.rng)
-        keep, rounds = self.args.keep, []
+        queue, keep, rounds = choose(log, wanted, self.rng), self.args.keep, []
+        if not queue:
+            raise SystemExit(f"no moment of these kinds: {self.args.only}; there are {', '.join(sorted({event.kind for event in self.log}))}")
         while (so_far := sum(len(round.kills) for round in rounds)) < wanted:
             number, store = len(rounds), self.store(f"round-{len(rounds)}")
-            at = self._next(queue, min(self.args.chain, wanted - so_far))
+            queue += choose(log, wanted, self.rng) if len(queue) < self.args.chain else []
+            at = self._next(queue, number, min(self.args.chain, wanted - so_far))
             copy_store(self.store("base"), store)
             round = play(number, self.recipe, store, self.folder, at, self.expected, workers=self.args.workers, timeout_s=ALLOWED_S, say=_say)
             rounds.append(round)
@@ -114,19 +119,19 @@ class Chaos:
                 store.delete("")
         return rounds
 
-    def _next(self, queue: list[Target], count: int) -> list[Target | Clock]:
-        """Half boundaries, in the order in which a build comes to them, and half by the clock, at any place among them."""
-        order = {(event.kind, event.moment, event.label): place for place, event in reversed(list(enumerate(self.log)))}
-        boundaries = [queue.pop(0) for _ in range(min(len(queue), count if self.args.only else (count + 1) // 2))]
-        kills: list[Target | Clock] = sorted(boundaries, key=lambda target: order.get(target[:3], 0))
+    def _next(self, queue: list[Target], number: int, count: int) -> Sequence[Target | Clock]:
+        """The kills of a round: boundaries in the order in which a build comes to them, and every other round kills by the clock."""
+        if self.args.only or number % 2 == 0:
+            order = {(event.kind, event.moment, event.label): place for place, event in reversed(list(enumerate(self.log)))}
+            return sorted([queue.pop(0) for _ in range(min(len(queue), count))], key=lambda target: order.get(target[:3], 0))
+        return [self._clock(count) for _ in range(count)]
+
+    def _clock(self, count: int) -> Clock:
+        """A moment by the clock, such that so many of them get through a build."""
         lasts_s = self.log[-1].time - self.log[0].time
-        for _ in range(count - len(kills)):
-            after = self.rng.choices(("start", "run log", "job"), (1, 2, 7))[0]
-            clock = Clock(
-                after, self.rng.uniform(0, lasts_s * {"start": 0.3, "run log": 0.5, "job": 1.5 / count}[after]), self.rng.choice(("build", "machine"))
-            )
-            kills.insert(self.rng.randrange(len(kills) + 1), clock)
-        return kills
+        after = self.rng.choices(("start", "run log", "job"), (1, 2, 7))[0]
+        most_s = lasts_s * {"start": 0.3, "run log": 0.5, "job": 1.5 / count}[after]
+        return Clock(after, self.rng.uniform(0, most_s), self.rng.choice(("build", "machine")))
 
 
 def report(rounds: Sequence[Round], chaos: Chaos) -> Iterator[str]:
@@ -184,7 +189,8 @@ def _bucket(args: argparse.Namespace, folder: Path) -> Iterator[None]:
     assert spec is not None and spec.loader is not None
     weed = module_from_spec(spec)
     spec.loader.exec_module(weed)
-    server = weed.Weed(folder / "weed")
+    with warnings.catch_warnings(action="ignore"):  # it forks, to end with us; Lance has done nothing yet that a fork could break
+        server = weed.Weed(folder / "weed")
     os.environ.update(server.environment)
     args.store = f"s3://{weed.BUCKET}/chaos"
     try:

@@ -1,6 +1,6 @@
 """Forget: rows, and whatever of them stands anywhere in a store, gone for good.
 
-    forgotten/pending/<token>.json   what has to be forgotten, in clear, until it is
+    forgotten/pending/<k>.json       what has to be forgotten, in clear, until it is
     forgotten/<k>.json               the tombstone, by which every later ingest knows the rows
     withdrawn/<name>/<N>.json        the mark of each snapshot that was made of them; its manifest stays
     forgotten/receipts/<k>.json      what was done; it names nobody
@@ -11,7 +11,6 @@ about without a record, unfinished work included, since nobody knows what it hol
 instant leaves a note under `pending/`, and the next `forget`, of whatever rows, finishes it first.
 """
 
-import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -143,7 +142,13 @@ def _wanted(store: Store, samples: Sequence[str], reason: str) -> _Wanted | None
         "files": len(touched.removals),
         "bytes": sum(removal.bytes for removal in touched.removals),
     }
-    return _Wanted(f"{PENDING}{secrets.token_hex(8)}.json", rows, facts, seen_by(store, inventory, touched.traces, touched.snapshots))
+    return _Wanted(_next_key(store), rows, facts, seen_by(store, inventory, touched.traces, touched.snapshots))
+
+
+def _next_key(store: Store) -> str:
+    """Where the next note goes; its receipt will have the same number."""
+    numbers = [int(key.rpartition("/")[2].removesuffix(".json")) for folder in (PENDING, RECEIPTS) for key in store.list(folder)]
+    return f"{PENDING}{max(numbers, default=0) + 1}.json"
 
 
 def _carry_out(store: Store, wanted: _Wanted, held: Lease | None) -> _Wanted:
@@ -163,9 +168,7 @@ def _carry_out(store: Store, wanted: _Wanted, held: Lease | None) -> _Wanted:
             checked = time.monotonic()
         step()
     facts = {**wanted.facts, "tombstone": number}
-    receipt = 1 + len(store.list(RECEIPTS))
-    while not store.create_json(f"{RECEIPTS}{receipt}.json", facts):
-        receipt += 1
+    store.put_json(wanted.key.replace(PENDING, RECEIPTS), facts)
     with suppress(FileNotFoundError):
         ask(store.uri, partial(store.objects.delete, wanted.key))
     return replace(wanted, facts=facts)

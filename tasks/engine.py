@@ -241,11 +241,11 @@ def _record(spec: StageSpec, made_here: Sequence[str], parts: Sequence[Part], po
         counts=counts, columns=tally["columns"], files=files, origins=tally["origins"], environment=environment(), metrics=_merged_metrics(parts),
         seconds=round(time.perf_counter() - started, 3),
     )  # fmt: skip
+    if registry.load(spec.operator).shape in ("row", "source"):
+        note_latest(spec, store)  # before the record: a build that is killed after that never comes here again
     record = put_record(store, record, tally["leaves"])
     if record.table.version != table.version:
         _give_way(store, record)
-    if registry.load(spec.operator).shape in ("row", "source"):
-        note_latest(spec, store)
     store.delete(f"work/{spec.fingerprint}/")
     return record
 

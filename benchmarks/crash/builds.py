@@ -22,17 +22,6 @@ SITE = Path(__file__).parent / "site"
 # How long processes of a killed build may live on; measured before there was a rule: a minute.
 END_WITHIN_S = 10.0
 
-# What was there before: a snapshot that must stay readable whatever happens to the next one.
-BEFORE = """name: chaos
-seed: 3
-stages:
-  raw: {op: ingest.digits}
-  few: {op: table.sample, from: raw, rows: 60}
-  parts: {op: table.split, from: few, validation: 20%, test: 20%}
-publish:
-  splits: {train: parts.train, validation: parts.validation, test: parts.test}
-"""
-
 # Sources with rows to merge and to reject, rows in partitions, a select over all.
 SMALL = """name: chaos
 seed: 3
@@ -41,32 +30,36 @@ stages:
   parts: {op: table.split, from: raw, validation: 20%, test: 20%}
   sound: {op: filter.decodable, from: parts}
   clean: {op: filter.exact_duplicates, from: sound}
-  scores: {op: score.perceptual_hash, from: clean}
+  hashed: {op: score.perceptual_hash, from: clean}
 """
 SMALL_PUBLISH = """publish:
-  splits: {train: scores.train, validation: scores.validation, test: scores.test}
+  splits: {train: hashed.train, validation: hashed.validation, test: hashed.test}
   require: {max_leaks: 0, max_rejects: 5%}
 """
+
+# What was there before: a snapshot of fewer pictures, which must stay readable whatever happens to the
+# next one, and of which that takes unchanged rows over.
+BEFORE = SMALL.replace("path: pictures", "path: fewer") + SMALL_PUBLISH
 
 # And what trains: units with checkpoints, a score, a choice, stored views, students that are measured.
 WHOLE = (
     SMALL
     + """
-  teacher: {op: train.teacher, from: {samples: scores.train, check_on: scores.validation}, net: cnn, steps: 250, batch_size: 32, seeds: 2}
-  dynamics: {op: score.dynamics, from: scores.train, net: cnn, epochs: 2, el2n_epochs: [1], seeds: 2}
+  teacher: {op: train.teacher, from: {samples: hashed.train, check_on: hashed.validation}, net: cnn, steps: 250, batch_size: 32, seeds: 2}
+  dynamics: {op: score.dynamics, from: hashed.train, net: cnn, epochs: 2, el2n_epochs: [1], seeds: 2}
   core: {op: prune.by_score, from: dynamics, score: el2n, keep: 60%, order: middle, balance: label}
   reinforced:
     op: reinforce.teacher
-    from: {samples: core, teacher: teacher, check_on: scores.validation}
+    from: {samples: core, teacher: teacher, check_on: hashed.validation}
     views: {count: 2, policy: [identity, affine]}
     top_k: 3
   proof:
     op: evaluate.student
-    from: {candidate: reinforced, raw: scores.train, tune: scores.validation, test: scores.test}
-    control: {in_place_of: core, pool: scores.train}
+    from: {candidate: reinforced, raw: hashed.train, tune: hashed.validation, test: hashed.test}
+    control: {in_place_of: core, pool: hashed.train}
     student: {net: cnn, steps: 20, batch_size: 32, learning_rates: [0.003], tune_seeds: 1, seeds: 2}
 publish:
-  splits: {train: reinforced, validation: scores.validation, test: scores.test}
+  splits: {train: reinforced, validation: hashed.validation, test: hashed.test}
   require: {max_leaks: 0, max_rejects: 5%}
   promote: {min_gain_over_control: -100%}
 """
@@ -114,23 +107,24 @@ class Build:
 
 
 def write_recipes(folder: Path, *, whole: bool) -> tuple[Path, Path]:
-    """Write 900 digits as files with the two recipes; returns the recipes' paths.
+    """Write 800 and 900 digits as files, with a recipe for each; returns the recipes' paths.
 
-    Forty are there twice, two of them under two labels, and three are cut off.
+    Forty are there twice, two more under two labels, and three are cut off.
     """
     from sklearn.datasets import load_digits
 
     held = load_digits()
-    for number in range(900):
-        pixels, label = (held.images[number] * 15.9).astype(np.uint8), int(held.target[number])
-        png = encode_png(pixels[..., None])
-        names = [f"{label}/{number:04}.png"]
-        names += [f"{label}/again-{number:04}.png"] if number % 23 == 0 else []
-        names += [f"{(label + 5) % 10}/other-{number:04}.png"] if number in (7, 8) else []
-        for name in names:
-            path = folder / "pictures" / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(png if number not in (100, 300, 500) else png[:40])
+    for source, count in (("fewer", 800), ("pictures", 900)):
+        for number in range(count):
+            pixels, label = (held.images[number] * 15.9).astype(np.uint8), int(held.target[number])
+            png = encode_png(pixels[..., None])
+            names = [f"{label}/{number:04}.png"]
+            names += [f"{label}/again-{number:04}.png"] if number % 23 == 0 else []
+            names += [f"{(label + 5) % 10}/other-{number:04}.png"] if number in (7, 8) else []
+            for name in names:
+                path = folder / source / name
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(png if number not in (100, 300, 500) else png[:40])
     (folder / "before.yaml").write_text(BEFORE)
     (folder / "chaos.yaml").write_text(WHOLE if whole else SMALL + SMALL_PUBLISH)
     return folder / "before.yaml", folder / "chaos.yaml"
@@ -161,15 +155,18 @@ def run_build(
         # A group of its own, so that all of it can be killed, and counted afterwards.
         process = subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True)
         started = time.monotonic()
-        while process.poll() is None:
-            elapsed_s = time.monotonic() - started
-            if elapsed_s > timeout_s:
+        try:
+            while process.poll() is None:
+                elapsed_s = time.monotonic() - started
+                if elapsed_s > timeout_s:
+                    raise TimeoutError(f"the build hung for {timeout_s:.0f} s, see {log}")
+                if kill_after and (whom := kill_after(elapsed_s)):
+                    (os.killpg if whom == "machine" else os.kill)(process.pid, signal.SIGKILL)
+                    process.wait()
+                time.sleep(0.005)
+        finally:
+            if process.poll() is None:  # it hangs, or somebody stopped us
                 os.killpg(process.pid, signal.SIGKILL)
-                raise TimeoutError(f"the build hung for {timeout_s:.0f} s after {log.name}")
-            if kill_after and (whom := kill_after(elapsed_s)):
-                (os.killpg if whom == "machine" else os.kill)(process.pid, signal.SIGKILL)
-                process.wait()
-            time.sleep(0.005)
         ended = time.monotonic()
         left = _wait_for_group(process.pid)
         output.seek(0)

@@ -100,7 +100,7 @@ def facts(store: Store) -> dict[str, Any]:
         found[f"report {name}@{number} fits its manifest"] = page == seal_text(_report(store, manifest))
         found[f"report {name}@{number}"] = _report(store, _blank(manifest))
         found[f"tag of {name}@{number} is right"] = tag is not None and tag["version"] == manifest["table"]["version"]
-    for key in [*_published(store), *store.list("promoted/")]:
+    for key in [*_published(store), *store.list("promoted/"), *store.list("latest/")]:
         found[key] = _blank(store.read_json(key))
     return found
 

@@ -29,7 +29,7 @@ def forget(
 
     found, remarks = forget_samples(store, samples or [], reason=reason, dry_run=dry_run, waiting=lambda holder: say(f"waits for gc ({holder})"))
     if not as_json:
-        _print(found)
+        _print(found, asked=bool(samples))
     for remark in remarks:
         say(remark)
     again = None
@@ -49,9 +49,9 @@ def forget(
         raise typer.Exit(1)
 
 
-def _print(found: "Forgotten") -> None:
+def _print(found: "Forgotten", *, asked: bool) -> None:
     if not found.receipts:
-        output().print("nothing to do: all of it was forgotten before", soft_wrap=True)
+        output().print("nothing to do: " + ("all of it was forgotten before" if asked else "nothing is pending; name a sample"), soft_wrap=True)
     print_table(found.seen, SEEN)
     would = "would be " if found.dry_run else ""
     for receipt in found.receipts:

@@ -30,7 +30,7 @@ def test_builds_killed_at_random_moments_and_boundaries_end_as_if_nothing_had_be
     from flows.server import ensure_server
 
     ensure_server()  # that of the session, in its STILLROOM_HOME
-    command = [sys.executable, str(ROOT / "benchmarks" / "chaos.py"), "--small", "--kills", "6", "--chain", "6", "--json"]
+    command = [sys.executable, str(ROOT / "benchmarks" / "chaos.py"), "--small", "--kills", "6", "--chain", "3", "--json"]
     ran = subprocess.run(command, capture_output=True, text=True, env=os.environ, cwd=ROOT, check=False)
     assert ran.returncode == 0, ran.stdout + ran.stderr
     kills = [kill for played in json.loads(ran.stdout) for kill in played["kills"]]

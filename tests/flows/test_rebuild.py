@@ -3,7 +3,6 @@
 import json
 import shutil
 from pathlib import Path
-from urllib.request import Request, urlopen
 
 import numpy as np
 import pytest
@@ -11,9 +10,8 @@ from typer.testing import CliRunner
 
 from flows.build import build_recipe
 from flows.cli.app import app
-from flows.forget import forget_samples, rebuild_withdrawn
+from flows.forget import rebuild_withdrawn
 from flows.rebuild import differences, rebuild
-from flows.server import server_status
 from stillroom.errors import InputError
 from stillroom.images import encode_png
 from stillroom.snapshots import manifest_of
@@ -83,22 +81,6 @@ def test_what_the_store_forgot_is_left_out_of_both(built, tmp_path):
     assert found.same and found.notes == [f"what {store} has forgotten (1 times) is left out here too"]
     was = rebuild("pets@1", store, str(tmp_path / "earlier"), workers=1)
     assert [one.same for one in was.compared] == [False, False, False, False]
-
-
-def test_pictures_in_the_prefect_ui_go_too(built, tmp_path):
-    shutil.copytree(built, tmp_path / "home")
-    server = server_status()
-    assert server is not None
-
-    def sheets() -> list[str]:
-        asked = Request(f"{server.url}/artifacts/filter", b'{"artifacts": {"key": {"like_": "samples-%"}}}', {"content-type": "application/json"})
-        flow_run = Store(built / "store").read_json(Store(built / "store").list("runs/")[0])["flow_run"]["id"]
-        with urlopen(asked) as answer:
-            return [sheet["key"] for sheet in json.load(answer) if sheet["flow_run_id"] == flow_run]
-
-    assert "samples-raw" in sheets()
-    _, remarks = forget_samples(str(tmp_path / "home" / "store"), ["cat/cat-3.png"])
-    assert (sheets(), remarks) == ([], [])
 
 
 def test_a_store_with_something_in_it_is_refused(built, tmp_path):
