@@ -29,7 +29,7 @@ docs: setup ## write the reference pages from the code
 bench: setup ## measure: every benchmark prints a table
 	for file in $(filter-out benchmarks/chaos.py,$(wildcard benchmarks/[a-z]*.py)); do echo "== $$file"; $(BIN)/python $$file || exit 1; done
 
-chaos: setup ## kill real builds at 200 moments and see what is left; KILLS=20 and CHAOS="--store s3://…" for less and elsewhere
+chaos: setup ## kill real builds at 200 moments and see what is left; KILLS=20 CHAOS="--small --store s3" for fewer, smaller, elsewhere
 	$(BIN)/python benchmarks/chaos.py --kills $(KILLS) $(CHAOS)
 
 data: ## fetch the real Fashion-MNIST files into data/fashion_mnist (Debian's package, unpacked, not installed)

@@ -109,7 +109,7 @@ class Chaos:
             copy_store(self.store("base"), store)
             round = play(number, self.recipe, store, self.folder, at, self.expected, workers=self.args.workers, timeout_s=ALLOWED_S, say=_say)
             rounds.append(round)
-            # What the build got past without reaching it is tried first thing in a store of its own.
+            # What no build came to, because others had done it, is tried again in another store.
             queue += [target._replace(nth=0) for target in round.unspent if isinstance(target, Target)]
             for problem in round.wrong:
                 _say(f"round {number}: {problem}")
@@ -120,10 +120,9 @@ class Chaos:
         return rounds
 
     def _next(self, queue: list[Target], number: int, count: int) -> Sequence[Target | Clock]:
-        """The kills of a round: boundaries in the order in which a build comes to them, and every other round kills by the clock."""
+        """The kills of a round: boundaries, and in every other round by the clock."""
         if self.args.only or number % 2 == 0:
-            order = {(event.kind, event.moment, event.label): place for place, event in reversed(list(enumerate(self.log)))}
-            return sorted([queue.pop(0) for _ in range(min(len(queue), count))], key=lambda target: order.get(target[:3], 0))
+            return [queue.pop(0) for _ in range(min(len(queue), count))]
         return [self._clock(count) for _ in range(count)]
 
     def _clock(self, count: int) -> Clock:
@@ -146,7 +145,7 @@ def report(rounds: Sequence[Round], chaos: Chaos) -> Iterator[str]:
         of_point = [kill for kill in kills if kill.point == point]
         who = [sum(kill.who == who for kill in of_point) for who in ("build", "machine")]
         bad, torn = sum(bool(kill.wrong) for kill in of_point), len({kill.round for kill in of_point} & ends_wrong)
-        kept, again = max(kill.noted for kill in of_point), max(kill.lost for kill in of_point)
+        kept, again = max(kill.kept for kill in of_point), max(kill.lost for kill in of_point)
         yield f"{point:<44}{who[0]:>7}{who[1]:>9}{kept:>6}{again:>12}  {f'{bad} wrong' if bad else 'well':<18}{f'{torn} differ' if torn else 'equal'}"
     yield ""
     resumed = sorted(seconds for round in rounds for seconds in round.resumed_s) or [0.0]

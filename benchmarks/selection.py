@@ -51,7 +51,7 @@ def main() -> None:
             arm = next(arm for arm in proof["arms"] if arm["arm"] == "candidate.hard")
             gain = next(line for line in proof["differences"] if line["against"] == "control.hard")
             accuracy, over = [100 * arm[key] for key in ("accuracy", "low", "high")], [100 * gain[key] for key in ("gain", "low", "high")]
-            print("{:<22}{:>8}{:>12.1f} % [{:.1f}, {:.1f}]{:>14+.1f} [{:+.1f}, {:+.1f}]".format(name, arm["rows"], *accuracy, *over))
+            print("{:<22}{:>8}{:>12.1f} % [{:.1f}, {:.1f}]{:>+14.1f} [{:+.1f}, {:+.1f}]".format(name, arm["rows"], *accuracy, *over))
 
 
 if __name__ == "__main__":

@@ -176,9 +176,16 @@ def _keep_records(inventory: Inventory, found: Needed) -> None:
 
 
 def _latest(store: Store, inventory: Inventory) -> dict[str, set[str]]:
-    """For each note of the latest build of an operator, the records that it names."""
-    notes = {key: store.read_json(key) or {} for key in inventory.keys if key.startswith("latest/")}
-    return {key: {str(value.get("fingerprint"))} | ({str(value["input"]["fingerprint"])} if value.get("input") else set()) for key, value in notes.items()}
+    """For each note of the latest build of an operator, the records that it names; a damaged one is of no use, and names none that is there."""
+    found = {}
+    for key in inventory.keys:
+        if key.startswith("latest/"):
+            try:
+                note = store.read_json(key) or {}
+            except StoreError:
+                note = {}
+            found[key] = {str(part["fingerprint"]) for part in (note or {"fingerprint": ""}, note.get("input")) if part}
+    return found
 
 
 def _keep_published(store: Store, inventory: Inventory, kept: list[str], found: Needed) -> None:

@@ -23,7 +23,7 @@ __all__ = ["SMALL_BYTES", "free_bytes", "full_disk", "mean_bytes", "megabytes", 
 # Manifests of a table, a record, notes of finished work.
 SMALL_BYTES = 1 << 19
 
-HINT = "make room, such as by `stillroom gc`, and run the build again: it goes on where it stopped"
+HINT = "make room, such as by `stillroom gc`; the same build goes on where it stopped"
 
 
 def free_bytes(store: Store) -> int | None:

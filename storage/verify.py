@@ -135,12 +135,13 @@ def _leaves(store: Store, key: str, columns: dict[str, str], table: str, snapsho
 
 
 def _pointers(store: Store, inventory: Inventory) -> list[Finding]:
-    """Promotions, names of publications, the log: each whole and each to something that is there."""
+    """Promotions, names of publications, the log, notes for the next build: each whole and each to something that is there."""
     found = []
     last: dict[str, int] = {}
     for key in sorted(inventory.keys):
         folder, _, rest = key.partition("/")
-        if not key.endswith(".json") or (folder not in ("promoted", "published", "runs", "withdrawn", "forgotten", "exports") and key != FORMAT_KEY):
+        is_one = folder in ("promoted", "published", "runs", "withdrawn", "forgotten", "exports", "latest") and key.endswith(".json")
+        if not is_one and key != FORMAT_KEY and not (folder == "records" and key.endswith(".units")):
             continue
         try:
             value = store.read_json(key) or {}

@@ -52,7 +52,8 @@ def _rows_bytes(operator: Operator, params: Params, inputs: dict[str, StoredTabl
     if operator.shape != "select":
         flowing = dict(list(flowing.items())[:1])
     added = operator.added(params, {name: table.schema for name, table in inputs.items()})
-    heavy = max((_heavy_bytes(table) for table in flowing.values()), default=HEAVY_BYTES)
+    makes_heavy = any(heavy_kind(field) for field in added.values())
+    heavy = max((_heavy_bytes(table) for table in flowing.values() if makes_heavy), default=HEAVY_BYTES)
     width = sum(_width(field.type, heavy) for field in with_hashes(pa.schema(added.values())))
     # A score's columns wait in its work, then stand in a table of their own, then beside the rows.
     copies = 3 if operator.shape == "score" else 1

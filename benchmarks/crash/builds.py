@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -90,13 +90,14 @@ class Event(NamedTuple):
 class Build:
     """How one build went.
 
-    `status` is the exit status; -9 where it was killed. `outlived_s` is how long its other processes
+    `status` is the exit status; -9 where it was killed, at a `target` or by the clock. `outlived_s` is how long its other processes
     lived on after it, and `output` what it said.
     """
 
     status: int
     events: list[Event]
     output: str
+    target: Target | None = None
     outlived_s: float = 0.0
     left: list[int] = field(default_factory=list)
 
@@ -132,13 +133,13 @@ def write_recipes(folder: Path, *, whole: bool) -> tuple[Path, Path]:
 
 def run_build(
     recipe: Path, store: Store, log: Path, *, workers: int, timeout_s: float,
-    target: Target | None = None, kill_after: Callable[[float], str | None] | None = None,
+    targets: Sequence[Target] = (), kill_after: Callable[[float], str | None] | None = None,
 ) -> Build:  # fmt: skip
-    """Run `stillroom build` as a person would, and kill it at a target or by the clock.
+    """Run `stillroom build` as a person would, and kill it at the first target that it comes to, or by the clock.
 
     Args:
         log: where its processes write what they do.
-        target: where it kills itself.
+        targets: where it kills itself; which of them it was is the result's `target`.
         kill_after: asked some hundred times a second with the seconds since the start; its answer says whom to kill now.
 
     Raises:
@@ -148,8 +149,7 @@ def run_build(
     environment = {name: value for name, value in os.environ.items() if not name.startswith("CHAOS_")}
     paths = [str(SITE), *filter(None, [environment.get("PYTHONPATH")])]
     environment |= {"PYTHONPATH": os.pathsep.join(paths), "CHAOS_LOG": str(log)}
-    if target:
-        environment["CHAOS_KILL"] = json.dumps(target._asdict())
+    environment["CHAOS_KILL"] = json.dumps([target._asdict() for target in targets])
     command = [sys.executable, "-c", "from flows.cli.app import main; main()", "build", str(recipe), "--store", store.uri, "--workers", str(workers)]
     with open(log.with_suffix(".out"), "w+") as output:
         # A group of its own, so that all of it can be killed, and counted afterwards.
@@ -171,7 +171,9 @@ def run_build(
         left = _wait_for_group(process.pid)
         output.seek(0)
         said = output.read()
-    return Build(process.returncode, events(log), said, round(time.monotonic() - ended, 2), left)
+    noted = events(log)
+    target = next((targets[int(event.label)] for event in noted if event.kind == "killed"), None)
+    return Build(process.returncode, [event for event in noted if event.kind != "killed"], said, target, round(time.monotonic() - ended, 2), left)
 
 
 def events(log: Path) -> list[Event]:

@@ -28,7 +28,7 @@ class Clock:
 
 @dataclass
 class Kill:
-    """One kill: where, how many partitions had to be done again, how many were noted, and all that was wrong afterwards.
+    """One kill: where, how many partitions had to be done again, how many were kept, and all that was wrong afterwards.
 
     `ahead` names tables whose newest version is not published.
     """
@@ -38,7 +38,7 @@ class Kill:
     where: str
     who: str
     lost: int = 0
-    noted: int = 0
+    kept: int = 0
     outlived_s: float = 0.0
     ahead: list[str] = field(default_factory=list)
     wrong: list[str] = field(default_factory=list)
@@ -82,26 +82,25 @@ def play(
     number: int, recipe: Path, store: Store, logs: Path, kills: Iterable[Target | Clock], expected: dict[str, object],
     *, workers: int, timeout_s: float, say: Callable[[str], None],
 ) -> Round:  # fmt: skip
-    """Kill a build of the store at each of these, check the store each time, and compare what a last build leaves with `expected`."""
+    """Kill builds of a store until none of these moments comes any more, look at it each time, and compare its end with `expected`."""
     this, pending, begun = Round(number), list(kills), Begun(store, workers)
     while True:
-        at = pending.pop(0) if pending else None
         log = logs / f"round-{number}-{len(this.kills)}.log"
         begun.before_build()
-        build = _run(recipe, store, log, at, workers, timeout_s)
-        if build.killed:
-            this.kills.append(_looked_at(number, build, at, begun, store))
-            say(_line(this.kills[-1]))
-        elif build.status:
-            this.wrong.append(f"the build failed with status {build.status}: {build.output[-500:]}")
-        elif at is not None:
-            this.unspent += [at, *pending]
+        build = _run(recipe, store, log, pending, workers, timeout_s)
         this.wrong += begun.done_again(build.events)
         this.resumed_s += _until_first_job(build.events) if this.kills else []
-        if not build.killed:
+        at = build.target or next((kill for kill in pending if isinstance(kill, Clock)), None)
+        if not build.killed or at is None:
             break
+        pending.remove(at)
+        this.kills.append(_looked_at(number, build, at, begun, store))
+        say(_line(this.kills[-1]))
+    this.unspent = pending
+    if build.status:
+        this.wrong.append(f"the build failed with status {build.status}: {build.output[-500:]}")
     this.wrong += differences(expected, facts(store)) + _runs_told_right(store, len(this.kills))
-    again = _run(recipe, store, logs / f"round-{number}-again.log", None, workers, timeout_s)
+    again = _run(recipe, store, logs / f"round-{number}-again.log", [], workers, timeout_s)
     if again.status or "everything was there already" not in again.output:
         this.wrong.append(f"one more build isn't a reuse of everything: {again.output[-300:]}")
     this.left_over = hangs_over(store)
@@ -143,6 +142,11 @@ class Begun:
         folders = tuple(f"work/{label[1]}/checkpoints/{label[3]}/" for label in ended)
         return wrong + [f"a checkpoint was not taken over: {key}" for key in self.checkpoints if key.startswith(folders) and key not in read]
 
+    def kept(self) -> int:
+        """How many partitions of unfinished stages wait for the next build."""
+        done = finished(self.store)
+        return len([key for key in self.store.list("work/") if key.endswith(".json") and key.split("/")[1] not in done])
+
     def lost(self, log: Sequence[Event]) -> list[str]:
         """Partitions that a killed build began and that nobody noted: they have to be done again."""
         work, done = set(self.store.list("work/")), finished(self.store)
@@ -156,10 +160,12 @@ def _note(job: str) -> str:
     return f"work/{fingerprint}/{'/'.join(filter(None, [*again, part]))}.json"
 
 
-def _run(recipe: Path, store: Store, log: Path, at: Target | Clock | None, workers: int, timeout_s: float) -> Build:
-    if isinstance(at, Clock):
-        return run_build(recipe, store, log, workers=workers, kill_after=_by_the_clock(at, log), timeout_s=timeout_s)
-    return run_build(recipe, store, log, workers=workers, target=at, timeout_s=timeout_s)
+def _run(recipe: Path, store: Store, log: Path, pending: Sequence[Target | Clock], workers: int, timeout_s: float) -> Build:
+    """A build that dies by the clock, if that is what comes next, else at the first of all boundaries that it comes to."""
+    if pending and isinstance(pending[0], Clock):
+        return run_build(recipe, store, log, workers=workers, kill_after=_by_the_clock(pending[0], log), timeout_s=timeout_s)
+    targets = [target for target in pending if isinstance(target, Target)]
+    return run_build(recipe, store, log, workers=workers, targets=targets, timeout_s=timeout_s)
 
 
 def _by_the_clock(clock: Clock, log: Path) -> Callable[[float], str | None]:
@@ -173,13 +179,12 @@ def _by_the_clock(clock: Clock, log: Path) -> Callable[[float], str | None]:
     return whom
 
 
-def _looked_at(number: int, build: Build, at: Target | Clock | None, begun: Begun, store: Store) -> Kill:
-    assert at is not None
+def _looked_at(number: int, build: Build, at: Target | Clock, begun: Begun, store: Store) -> Kill:
     # A heartbeat says nothing of where the build was.
     last = next((event for event in reversed(build.events) if event.kind != "beat"), Event(0, 0, "start", "", ""))
-    point = f"by the clock, after {last.kind}" if isinstance(at, Clock) else f"{at.moment} {at.kind}"
+    point, where = (f"{at.moment} {at.kind}", at.label) if isinstance(at, Target) else (f"by the clock, after {last.kind}", last.label)
     lost = begun.lost(build.events)
-    kill = Kill(number, point, last.label, at.who, len(lost), len([key for key in store.list("work/") if key.endswith(".json")]), build.outlived_s)
+    kill = Kill(number, point, where, at.who, len(lost), begun.kept(), build.outlived_s)
     kill.wrong, kill.ahead = look(store), ahead(store)
     if len(lost) > begun.workers:
         kill.wrong.append(f"{len(lost)} partitions have to be done again, by {begun.workers} workers: {', '.join(lost)}")

@@ -70,5 +70,5 @@ def _print(report: "Report", store: str) -> None:
     would = "would go" if report.dry_run else "went"
     told = f"{store}: {report.bytes_removed / 1e6:,.1f} of {report.bytes / 1e6:,.1f} MB {would}"
     if report.dropped:
-        told += f", with {len(report.dropped)} snapshots ({', '.join(report.dropped)})"
-    output().print(f"{told}; {len(report.kept)} snapshots stay", soft_wrap=True)
+        told += f", with {', '.join(report.dropped)}"
+    output().print(f"{told}; {len(report.kept)} of {len(report.kept) + len(report.dropped)} snapshots stay", soft_wrap=True)

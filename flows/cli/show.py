@@ -41,7 +41,8 @@ def show(
     as_json: Json = False,
 ) -> None:
     """Show a snapshot: rows, stages, gates, proof, report; or its lineage."""
-    from stillroom.snapshots import manifest_of
+    from stillroom.snapshots import manifest_of, withdrawn
+    from stillroom.stores import Store as OpenStore
 
     manifest = manifest_of(snapshot, store)
     if lineage:
@@ -57,7 +58,10 @@ def show(
         from flows.cli.proof_table import print_proof
 
         print_proof(manifest["proof"])
-    output().print(f"report  {absolute(store)}/snapshots/{manifest['name']}/{manifest['number']}.html", soft_wrap=True)
+    if mark := withdrawn(OpenStore(store), manifest["name"], manifest["number"]):
+        output().print(f"withdrawn {local_time(mark['at'])}: {mark['reason']}", soft_wrap=True)
+    else:
+        output().print(f"report  {absolute(store)}/snapshots/{manifest['name']}/{manifest['number']}.html", soft_wrap=True)
 
 
 def _print_head(manifest: Mapping[str, Any]) -> None:

@@ -6,9 +6,10 @@ of stillroom knows of it. Each call is two lines in a log that all processes sha
 
     <time> <pid> <kind> <moment> <label>        1764056001.25  4711  commit  before  stages/chaos.clean
 
-The environment says what to do: `CHAOS_LOG` is the log; `CHAOS_KILL`, if set, is JSON with the kind,
-moment and label to die at, `nth` (how many equal lines come before it), and `who` dies: `build` is the
-process that was started, whose workers have to notice; `machine` is all of them at once.
+The environment says what to do: `CHAOS_LOG` is the log; `CHAOS_KILL` is a JSON list of moments to die
+at, whichever comes first: each has kind, moment and label, `nth` (how many equal lines come before it),
+and `who` dies: `build` is the process that was started, whose workers have to notice; `machine` is all
+of them at once. The last line then is `killed`, who, and the place in the list.
 """
 
 import fcntl
@@ -25,22 +26,28 @@ from contextlib import contextmanager
 from types import ModuleType
 from typing import Any
 
+WANTED: list[dict[str, Any]] = json.loads(os.environ.get("CHAOS_KILL", "[]"))
 OF_UNITS = ("unit_job", "rows_job")
 KINDS = {"runs": "run log", "published": "published", "promoted": "promotion", "leases": "lease", "beats": "beat", "store.json": "format"}
 
 
 def hit(kind: str, moment: str, label: str) -> None:
-    """Note a moment, and die if it is the one."""
-    wanted = json.loads(os.environ.get("CHAOS_KILL", "null"))
+    """Note a moment, and die if it is one of those."""
     ours = f"\t{kind}\t{moment}\t{label}\n"
     with open(os.environ["CHAOS_LOG"], "a+b", buffering=0) as log:
         # Counting and writing in one: two workers must not both be the nth.
         fcntl.flock(log, fcntl.LOCK_EX)
-        log.seek(0)
-        before = log.read().decode().count(ours) if wanted else 0
-        log.write(f"{time.time():.4f}\t{os.getpid()}{ours}".encode())
-        if wanted and [kind, moment, label, before] == [wanted["kind"], wanted["moment"], wanted["label"], wanted["nth"]]:
-            _die(wanted["who"])
+        for place, wanted in enumerate(WANTED):
+            if [kind, moment, label] == [wanted["kind"], wanted["moment"], wanted["label"]]:
+                log.seek(0)
+                if log.read().decode().count(ours) == wanted["nth"]:
+                    log.write(f"{_stamp()}{ours}{_stamp()}\tkilled\t{wanted['who']}\t{place}\n".encode())
+                    _die(wanted["who"])
+        log.write(f"{_stamp()}{ours}".encode())
+
+
+def _stamp() -> str:
+    return f"{time.time():.4f}\t{os.getpid()}"
 
 
 def _die(who: str) -> None:
@@ -81,7 +88,7 @@ def _key_kind(key: str) -> str:
     if key.endswith(".leaves"):
         return "leaves"
     if first == "records":
-        return "record"
+        return "units of a source" if key.endswith(".units") else "record"
     if first == "snapshots":
         return "report" if key.endswith(".html") else "manifest"
     return KINDS.get(first, first)
@@ -151,7 +158,7 @@ def watch_jobs(module: ModuleType) -> None:
                 return "job", f"{function} {args[0].fingerprint} {args[0].name}"
             made = spec.scores_fingerprint if function in OF_UNITS and spec.scores_fingerprint else spec.fingerprint
             part = args[0].name if args and hasattr(args[0], "name") else "-".join(str(arg) for arg in args if isinstance(arg, int))
-            again = "again" if len(args) > 1 and isinstance(args[1], dict) and args[1] else ""
+            again = "again" if function == "source_job" and args[1] else ""
             return "job", " ".join(filter(None, [function, made, spec.stage, part, again]))
 
         return name
