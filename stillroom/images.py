@@ -165,7 +165,7 @@ def resize(pixels_BCHW: np.ndarray, side_px: int) -> np.ndarray:
 
     Our own, in NumPy, and the same to the bit on every machine: the weights are integers that sum to
     2^16, so that each sum is a whole number below 2^24, which float32 holds exactly in any order of
-    adding. Within one grey level of Pillow's bilinear `resize`.
+    adding. Within two grey levels of Pillow's bilinear `resize`: both round after each of two passes, halves not alike.
     """
     if pixels_BCHW.shape[2:] == (side_px, side_px):
         return pixels_BCHW

@@ -99,7 +99,7 @@ class Build:
     output: str
     target: Target | None = None
     outlived_s: float = 0.0
-    left: list[int] = field(default_factory=list)
+    left: list[str] = field(default_factory=list)
 
     @property
     def killed(self) -> bool:
@@ -188,8 +188,8 @@ def copy_store(source: Store, target: Store) -> None:
         target.put(key, source.read(key) or b"")
 
 
-def _wait_for_group(group: int) -> list[int]:
-    """Wait until no process of a group is left; those that stay too long come back, killed."""
+def _wait_for_group(group: int) -> list[str]:
+    """Wait until no process of a group is left; those that stay too long are told, and killed."""
     until = time.monotonic() + END_WITHIN_S
     while (left := _processes(group)) and time.monotonic() < until:
         time.sleep(0.02)
@@ -198,14 +198,16 @@ def _wait_for_group(group: int) -> list[int]:
     return left
 
 
-def _processes(group: int) -> list[int]:
+def _processes(group: int) -> list[str]:
+    """The processes of a group that have not ended: number, state, where in the system they wait, command."""
     found = []
-    for stat in Path("/proc").glob("[0-9]*/stat"):
+    for folder in Path("/proc").glob("[0-9]*"):
         try:
             # After the name, which may hold anything, in brackets: state, parent, group.
-            state, _, of_group = stat.read_text().rpartition(")")[2].split()[:3]
-        except OSError:
+            state, _, of_group = (folder / "stat").read_text().rpartition(")")[2].split()[:3]
+            if int(of_group) == group and state not in "ZX":
+                command = (folder / "cmdline").read_text().replace("\0", " ")[:120]
+                found.append(f"{folder.name} {state} {(folder / 'wchan').read_text()} {command}")
+        except OSError:  # it ended while we looked
             continue
-        if int(of_group) == group and state not in "ZX":
-            found.append(int(stat.parent.name))
     return found

@@ -189,7 +189,7 @@ def _looked_at(number: int, build: Build, at: Target | Clock, begun: Begun, stor
     if len(lost) > begun.workers:
         kill.wrong.append(f"{len(lost)} partitions have to be done again, by {begun.workers} workers: {', '.join(lost)}")
     if build.left:
-        kill.wrong.append(f"{len(build.left)} processes lived on")
+        kill.wrong.append(f"{len(build.left)} processes lived on: {'; '.join(build.left)}")
     return kill
 
 

