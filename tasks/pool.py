@@ -20,7 +20,7 @@ from stillroom.errors import StageError, UnreachableError
 
 __all__ = ["WORKER_ENVIRONMENT", "Job", "Pool", "Progress", "portable", "report_progress", "report_to"]
 
-PRELOAD = ["torch", "lance", "polars"]
+PRELOAD = ["torch", "lance", "polars", "tasks.ending"]
 # One thread a process, and no module of ours from the working directory.
 WORKER_ENVIRONMENT = {
     "PYTHONSAFEPATH": "1",
