@@ -54,14 +54,18 @@ def main() -> int:
     parser.add_argument("--json", action="store_true", help="print all that was seen as JSON")
     parser.add_argument("--keep", action="store_true", help="leave the stores and logs where they are")
     args = parser.parse_args()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that builds and servers end with us
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: builds and servers end with us, and what was seen is told
     with _folder(args) as folder, _bucket(args, folder), _server(folder):
         chaos = Chaos(folder, args)
         chaos.prepare()
-        rounds = chaos.kill()
+        try:
+            chaos.kill()
+        except KeyboardInterrupt:
+            _say("stopped; this was seen until now:")
+    rounds = chaos.rounds
     wrong = [problem for round in rounds for problem in [*round.wrong, *(problem for kill in round.kills for problem in kill.wrong)]]
     print(json.dumps([asdict(round) for round in rounds], indent=1, default=str) if args.json else "\n".join(report(rounds, chaos)))
-    return 1 if wrong else 0
+    return 1 if wrong or not all(round.ended for round in rounds) else 0
 
 
 class Chaos:
@@ -72,6 +76,7 @@ class Chaos:
         self.before, self.recipe = write_recipes(folder, whole=not args.small)
         self.log: list[Event] = []
         self.expected: dict[str, Any] = {}
+        self.rounds: list[Round] = []
 
     def store(self, name: str) -> Store:
         """A store by its name; the log's labels begin after `store/`."""
@@ -94,12 +99,12 @@ class Chaos:
         self.expected = facts(whole)
         _say(f"{len(self.log)} moments in {self.log[-1].time - self.log[0].time:.1f} s")
 
-    def kill(self) -> list[Round]:
+    def kill(self) -> None:
         """Play rounds until there were as many kills as asked for."""
         wanted: int = self.args.kills
         only = self.args.only.split(",") if self.args.only else []
         log = [event for event in self.log if not only or event.kind in only]
-        queue, keep, rounds = choose(log, wanted, self.rng), self.args.keep, []
+        queue, keep, rounds = choose(log, wanted, self.rng), self.args.keep, self.rounds
         if not queue:
             raise SystemExit(f"no moment of these kinds: {self.args.only}; there are {', '.join(sorted({event.kind for event in self.log}))}")
         while (so_far := sum(len(round.kills) for round in rounds)) < wanted:
@@ -107,8 +112,8 @@ class Chaos:
             queue += choose(log, wanted, self.rng) if len(queue) < self.args.chain else []
             at = self._next(queue, number, min(self.args.chain, wanted - so_far))
             copy_store(self.store("base"), store)
-            round = play(number, self.recipe, store, self.folder, at, self.expected, workers=self.args.workers, timeout_s=ALLOWED_S, say=_say)
-            rounds.append(round)
+            rounds.append(round := Round(number))
+            play(round, self.recipe, store, self.folder, at, self.expected, workers=self.args.workers, timeout_s=ALLOWED_S, say=_say)
             # What no build came to, because others had done it, is tried again in another store.
             queue += [target._replace(nth=0) for target in round.unspent if isinstance(target, Target)]
             for problem in round.wrong:
@@ -117,7 +122,6 @@ class Chaos:
                 self.args.keep = True  # for whoever looks into it
             elif not keep:
                 store.delete("")
-        return rounds
 
     def _next(self, queue: list[Target], number: int, count: int) -> Sequence[Target | Clock]:
         """The kills of a round: boundaries, and in every other round by the clock."""
@@ -139,14 +143,19 @@ def report(rounds: Sequence[Round], chaos: Chaos) -> Iterator[str]:
     `kept` is how many partitions of unfinished stages waited for the next build at most, `done again` how many were lost at most.
     """
     kills = [kill for round in rounds for kill in round.kills]
+    if not kills:
+        yield "no kill yet"
+        return
+    ends = {round.number for round in rounds if round.ended}
     ends_wrong = {round.number for round in rounds if round.wrong}
     yield f"{'killed':<44}{'build':>7}{'machine':>9}{'kept':>6}{'done again':>12}  {'store afterwards':<18}end"
     for point in sorted({kill.point for kill in kills}, key=lambda point: (point.startswith("by the clock"), point.split()[1:], point)):
         of_point = [kill for kill in kills if kill.point == point]
         who = [sum(kill.who == who for kill in of_point) for who in ("build", "machine")]
-        bad, torn = sum(bool(kill.wrong) for kill in of_point), len({kill.round for kill in of_point} & ends_wrong)
+        bad, played = sum(bool(kill.wrong) for kill in of_point), {kill.round for kill in of_point}
+        end = f"{len(played & ends_wrong)} differ" if played & ends_wrong else "equal" if played <= ends else "not reached"
         kept, again = max(kill.kept for kill in of_point), max(kill.lost for kill in of_point)
-        yield f"{point:<44}{who[0]:>7}{who[1]:>9}{kept:>6}{again:>12}  {f'{bad} wrong' if bad else 'well':<18}{f'{torn} differ' if torn else 'equal'}"
+        yield f"{point:<44}{who[0]:>7}{who[1]:>9}{kept:>6}{again:>12}  {f'{bad} wrong' if bad else 'well':<18}{end}"
     yield ""
     resumed = sorted(seconds for round in rounds for seconds in round.resumed_s) or [0.0]
     left: dict[str, int] = {}
@@ -161,7 +170,8 @@ def report(rounds: Sequence[Round], chaos: Chaos) -> Iterator[str]:
     yield f"left for gc: {', '.join(f'{count} {what}' for what, count in left.items())}"
     problems = [f"round {kill.round}, {kill.point} ({kill.where}): {problem}" for kill in kills for problem in kill.wrong]
     problems += [f"round {round.number}, end: {problem}" for round in rounds for problem in round.wrong]
-    yield f"{len(problems)} violations"
+    stopped = [round.number for round in rounds if not round.ended]
+    yield f"{len(problems)} violations" + (f"; round {stopped[0]} was stopped before its end" if stopped else "")
     yield from problems
 
 

@@ -46,9 +46,10 @@ class Kill:
 
 @dataclass
 class Round:
-    """What a round came to; `wrong` are the differences between its end and an uninterrupted build."""
+    """What a round came to; `wrong` are the differences between its end, if it `ended`, and an uninterrupted build."""
 
     number: int
+    ended: bool = False
     kills: list[Kill] = field(default_factory=list)
     unspent: list[Target | Clock] = field(default_factory=list)
     wrong: list[str] = field(default_factory=list)
@@ -79,13 +80,13 @@ def choose(log: Sequence[Event], count: int, rng: random.Random) -> list[Target]
 
 
 def play(
-    number: int, recipe: Path, store: Store, logs: Path, kills: Iterable[Target | Clock], expected: dict[str, object],
+    this: Round, recipe: Path, store: Store, logs: Path, kills: Iterable[Target | Clock], expected: dict[str, object],
     *, workers: int, timeout_s: float, say: Callable[[str], None],
-) -> Round:  # fmt: skip
+) -> None:  # fmt: skip
     """Kill builds of a store until none of these moments comes any more, look at it each time, and compare its end with `expected`."""
-    this, pending, begun = Round(number), list(kills), Begun(store, workers)
+    pending, begun = list(kills), Begun(store, workers)
     while True:
-        log = logs / f"round-{number}-{len(this.kills)}.log"
+        log = logs / f"round-{this.number}-{len(this.kills)}.log"
         begun.before_build()
         build = _run(recipe, store, log, pending, workers, timeout_s)
         this.wrong += begun.done_again(build.events)
@@ -94,17 +95,16 @@ def play(
         if not build.killed or at is None:
             break
         pending.remove(at)
-        this.kills.append(_looked_at(number, build, at, begun, store))
+        this.kills.append(_looked_at(this.number, build, at, begun, store))
         say(_line(this.kills[-1]))
     this.unspent = pending
     if build.status:
         this.wrong.append(f"the build failed with status {build.status}: {build.output[-500:]}")
     this.wrong += differences(expected, facts(store)) + _runs_told_right(store, len(this.kills))
-    again = _run(recipe, store, logs / f"round-{number}-again.log", [], workers, timeout_s)
+    again = _run(recipe, store, logs / f"round-{this.number}-again.log", [], workers, timeout_s)
     if again.status or "everything was there already" not in again.output:
         this.wrong.append(f"one more build isn't a reuse of everything: {again.output[-300:]}")
-    this.left_over = hangs_over(store)
-    return this
+    this.left_over, this.ended = hangs_over(store), True
 
 
 def differences(expected: dict[str, object], found: dict[str, object]) -> list[str]:
