@@ -8,13 +8,16 @@ KILLS ?= 200
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export DO_NOT_TRACK := 1 HF_HUB_DISABLE_TELEMETRY := 1 GX_ANALYTICS_ENABLED := false PREFECT_SERVER_ANALYTICS_ENABLED := false RAY_USAGE_STATS_ENABLED := 0
 
-.PHONY: demo test check bench chaos data docs setup clean
+.PHONY: demo test test-long check bench chaos data docs setup clean
 
 demo: setup ## build the quickstart and show what it was worth
 	$(BIN)/stillroom build recipes/quickstart.yaml
 
 test: setup ## run the tests
 	$(BIN)/python -m pytest
+
+test-long: setup ## run what takes minutes: builds killed again and again, several at once
+	$(BIN)/python -m pytest -m long
 
 check: setup ## lint, types, import contracts, docs in step
 	$(BIN)/ruff check .

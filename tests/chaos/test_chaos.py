@@ -24,6 +24,7 @@ ROOT = Path(__file__).parents[2]
 TABLE = pa.table({"sample_id": ["a", "b", "c"], "split": ["train", "train", "test"]})
 
 
+@pytest.mark.long
 @pytest.mark.server
 @pytest.mark.slow
 def test_builds_killed_at_random_moments_and_boundaries_end_as_if_nothing_had_been():

@@ -26,7 +26,7 @@ from stillroom.snapshots import list_snapshots
 from stillroom.stores import Store
 from storage.runs import list_runs
 
-pytestmark = [pytest.mark.server, pytest.mark.slow]
+pytestmark = [pytest.mark.server, pytest.mark.slow, pytest.mark.long]
 
 PATIENCE_S = 180  # for a machine that is busy with ten other things
 
