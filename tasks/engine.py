@@ -21,7 +21,7 @@ from stillroom.operators import Operator, Unit
 from stillroom.records import Record, TableRef, read_record, record_key
 from stillroom.stored import StoredTable, physical_schema, with_hashes
 from stillroom.stores import Store
-from storage.commits import commit_fragments, pin, version_facts
+from storage.commits import commit_fragments, fragments_exist, pin, version_facts
 from storage.leases import Halted, Waiting, lease
 from storage.records import put_record
 from storage.space import room_for
@@ -222,7 +222,9 @@ def _finished(spec: StageSpec, name: str, store: Store) -> Part | None:
     if value is None:
         return None
     part = Part(**value)
-    return None if changed_sizes(store, part.files) else part
+    # A build of another recipe may have begun the same work: its fragments lie in its own table.
+    here = fragments_exist(store, spec.table, part.fragments) and fragments_exist(store, spec.removed, part.removed)
+    return part if here and not changed_sizes(store, part.files) else None
 
 
 def _record(spec: StageSpec, made_here: Sequence[str], parts: Sequence[Part], pool: Pool, store: Store, started: float) -> Record:

@@ -171,13 +171,15 @@ def test_of_three_builds_one_is_killed_and_the_others_end_right(write, start, st
         wait_for(lambda number=number: f"waits for another build that makes it (process {killed.pid} on" in said(tmp_path, number))
     workers = descendants(killed.pid)
     killed.kill()
-    wait_for(lambda: counted(counts, "begun") == {"0": 1, "1": 2})
+    wait_for(lambda: counted(counts, "begun")["1"] == 2)
     (counts / "hold").unlink()
     assert [build.wait(PATIENCE_S) for build in (killed, same, other)] == [-9, 0, 0], [said(tmp_path, 1), said(tmp_path, 2)]
 
-    # Made once, but for the unit that the killed build was at.
-    assert counted(counts, "begun") == {"0": 1, "1": 2, "2": 1, "3": 1}
-    assert counted(counts, "done") == dict.fromkeys("0123", 1) | {"odd": 2}
+    # Made once, but for the unit that the killed build was at; an heir of another recipe makes the first again, too:
+    # the dead one's file lies in the table of its own recipe.
+    begun = counted(counts, "begun")
+    assert begun == {"0": begun["0"], "1": 2, "2": 1, "3": 1} and begun["0"] <= 2
+    assert counted(counts, "done") == dict.fromkeys("0123", 1) | {"0": begun["0"], "odd": 2}
 
     # What readers see.
     assert {f"{line['name']}@{line['number']}" for line in list_snapshots(Store(store))} == {"one@1"}
