@@ -17,7 +17,7 @@ from stillroom.records import TableRef
 from stillroom.remote import ask, fault_of, reaching
 from stillroom.stores import Store
 
-__all__ = ["OURS", "commit_fragments", "data_files", "fragments_exist", "pin", "version_facts", "version_files", "write_batches"]
+__all__ = ["OURS", "commit_fragments", "data_files", "pin", "version_facts", "version_files", "write_batches"]
 
 MAX_ROWS_PER_FILE = 1 << 20
 # The property by which our versions are told from those that somebody else made.
@@ -59,7 +59,7 @@ def data_files(name: str, fragments: Sequence[str]) -> list[str]:
     return list(_sizes(name, fragments))
 
 
-def fragments_exist(store: Store, name: str, fragments: Sequence[str]) -> bool:
+def _exist(store: Store, name: str, fragments: Sequence[str]) -> bool:
     """Whether every data file of these fragments is there, with its size; Lance itself would commit missing ones."""
     return not changed_sizes(store, {key: [size, ""] for key, size in _sizes(name, fragments).items()})
 
@@ -89,7 +89,7 @@ def commit_fragments(store: Store, name: str, schema: pa.Schema, fragments: Sequ
     Raises:
         StoreError: a data file of a fragment is gone.
     """
-    if not fragments_exist(store, name, fragments):
+    if not _exist(store, name, fragments):
         raise StoreError(f"table '{name}'", "a data file written by this build is gone before its commit", "run the build again")
     uri = store.table_uri(name)
     _ensure_table(store, uri, schema)

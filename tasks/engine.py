@@ -16,12 +16,13 @@ import pyarrow as pa
 from stillroom import registry
 from stillroom.errors import StageError
 from stillroom.fields import heavy_names
+from stillroom.format import prepare
 from stillroom.integrity import changed_sizes
 from stillroom.operators import Operator, Unit
 from stillroom.records import Record, TableRef, read_record, record_key
 from stillroom.stored import StoredTable, physical_schema, with_hashes
 from stillroom.stores import Store
-from storage.commits import commit_fragments, fragments_exist, pin, version_facts
+from storage.commits import commit_fragments, data_files, pin, version_facts
 from storage.leases import Halted, Waiting, lease
 from storage.records import put_record
 from storage.space import room_for
@@ -111,6 +112,7 @@ def _give_way(store: Store, record: Record) -> None:
 
 def _run(spec: StageSpec, pool: Pool, store: Store, waiting: Waiting) -> Record:
     started = time.perf_counter()
+    prepare(store)
     operator = registry.load(spec.operator)
     with room_for(store, spec.stage, bytes_needed(spec, operator)):
         if operator.shape == "row":
@@ -144,24 +146,24 @@ def partitions(rows: int) -> list[tuple[int, int]]:
 def _run_row(spec: StageSpec, pool: Pool, store: Store) -> list[Part]:
     first = next(iter(spec.inputs.values()))
     bounds = partitions(StoredTable(store, first).rows)
-    earlier = _earlier(spec, pool, store)
+    earlier = _earlier(spec, bounds, pool, store)
     todo = [(f"{start}-{stop}", Job(jobs.row_job, (spec, start, stop, earlier))) for start, stop in bounds]
     return _resumable(spec, todo, pool, store)
 
 
-def _earlier(spec: StageSpec, pool: Pool, store: Store) -> TableRef | None:
+def _earlier(spec: StageSpec, bounds: list[tuple[int, int]], pool: Pool, store: Store) -> TableRef | None:
     """The table of an earlier build from which unchanged rows are taken over, once it is noted which; an operator that sees its peers takes none."""
     found = None if registry.load(spec.operator).peers else find_earlier(spec, store)
     if found is None:
         return None
-    (matched,) = pool.run([Job(jobs.match_job, (spec, found))], stage=spec.stage, retries=spec.retries)
-    return matched[0] if matched else None
+    (matched,) = pool.run([Job(jobs.match_job, (spec, found, bounds))], stage=spec.stage, retries=spec.retries)
+    return found.record.table if matched else None
 
 
 def _run_source(spec: StageSpec, pool: Pool, store: Store) -> list[Part]:
     units = _units(spec, pool)
     if any(unit.key for unit in units) and (earlier := find_earlier(spec, store)):
-        pool.run([Job(jobs.take_units_job, (spec, units, earlier))], stage=spec.stage, retries=spec.retries)
+        pool.run([Job(jobs.take_units_job, (spec, units, earlier.record))], stage=spec.stage, retries=spec.retries)
     parts = _resumable(spec, [(unit.name, Job(jobs.source_job, (spec, unit, {}), unit.threads)) for unit in units], pool, store)
     (excluded,) = pool.run([Job(jobs.duplicates_job, (spec, [unit.name for unit in units]))], stage=spec.stage)
     # Names of their own: the first pass stays noted as it is, for a build that is stopped in the second.
@@ -223,8 +225,8 @@ def _finished(spec: StageSpec, name: str, store: Store) -> Part | None:
         return None
     part = Part(**value)
     # A build of another recipe may have begun the same work: its fragments lie in its own table.
-    here = fragments_exist(store, spec.table, part.fragments) and fragments_exist(store, spec.removed, part.removed)
-    return part if here and not changed_sizes(store, part.files) else None
+    ours = {*data_files(spec.table, part.fragments), *data_files(spec.removed, part.removed)} <= part.files.keys()
+    return part if ours and not changed_sizes(store, part.files) else None
 
 
 def _record(spec: StageSpec, made_here: Sequence[str], parts: Sequence[Part], pool: Pool, store: Store, started: float) -> Record:

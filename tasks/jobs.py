@@ -6,13 +6,14 @@ from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
+import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from stillroom.errors import StageError
 from stillroom.fields import heavy_names
 from stillroom.operators import Rows, Unit, call
-from stillroom.records import TableRef, read_record
+from stillroom.records import Record, TableRef
 from stillroom.stored import StoredTable, physical_schema, with_hashes
 from stillroom.stores import Store
 from storage.tally import checked_tally
@@ -21,7 +22,7 @@ from tasks.pool import report_progress
 from tasks.rows import Removed, check_given, concat_references, fit, leave_out, references, split_rows
 from tasks.specs import Part, StageSpec
 from tasks.stage_run import StageRun, read_ipc, to_ipc
-from tasks.takeover import match_rows, merged, units_of
+from tasks.takeover import Earlier, match_rows, merged, units_of
 
 __all__ = [
     "duplicates_job",
@@ -56,7 +57,7 @@ def row_job(spec: StageSpec, start: int, stop: int, earlier: TableRef | None = N
     kept_rows = 0
     schema = physical_schema(spec.schema, heavy_names(pa.schema(added.values())))
     output = StoredTable(run.store, earlier) if earlier else None
-    lines = _taken(run.store, spec, start, stop) if earlier else None
+    lines: Any = pl.from_arrow(read_ipc(run.store, _taken_key(spec, start))) if earlier else None
 
     def worked(positions: np.ndarray) -> Rows:
         batch = _one_batch(table.take(positions, requires))
@@ -91,25 +92,22 @@ def row_job(spec: StageSpec, start: int, stop: int, earlier: TableRef | None = N
     return run.part(written, removed, {"in": stop - start, "out": kept_rows})
 
 
-def match_job(spec: StageSpec, earlier: dict[str, Any]) -> tuple[TableRef, int] | None:
-    """Note in the stage's work what can be taken over of an earlier build; its table, and how many rows are new or changed."""
+def match_job(spec: StageSpec, earlier: Earlier, bounds: list[tuple[int, int]]) -> bool:
+    """Note in the stage's work, for each partition, what it can take over of an earlier build; whether it can at all."""
     run = StageRun(spec)
     name, table = next(iter(run.inputs.items()))
     required = [column for column in run.operator.inputs[name].columns(run.params) if column in table.schema.names]
     lines = match_rows(run.store, earlier, name, table, required, list(run.added.values()))
-    record = read_record(run.store, earlier["fingerprint"])
-    if lines is None or record is None:
-        return None
-    import polars as pl
-
-    run.store.put(_taken_key(spec), to_ipc(lines.to_arrow().to_batches(), lines.to_arrow().schema))
-    return record.table, lines.filter(pl.col("kept").is_null() & pl.col("kind").is_null()).height
+    if lines is None:
+        return False
+    for start, stop in bounds:
+        part = lines[start:stop].to_arrow()
+        run.store.put(_taken_key(spec, start), to_ipc(part.to_batches(), part.schema))
+    return True
 
 
 def select_job(spec: StageSpec) -> Part:
     """Run a select operator over the light columns of its inputs and write the rows that it keeps."""
-    import polars as pl
-
     run = StageRun(spec)
     frames: dict[str, pl.DataFrame] = {}
     vectors: dict[str, np.ndarray] = {}
@@ -202,16 +200,15 @@ def source_job(spec: StageSpec, unit: Unit, excluded: dict[int, tuple[str, str]]
     return run.part(written, removed, counts)
 
 
-def take_units_job(spec: StageSpec, units: list[Unit], earlier: dict[str, Any]) -> None:
+def take_units_job(spec: StageSpec, units: list[Unit], earlier: Record) -> None:
     """Leave the units of an earlier build, where they read just the same, in the stage's work as if they had been run."""
     run = StageRun(spec)
-    record = read_record(run.store, earlier["fingerprint"])
     found = units_of(spec, run.store, earlier)
+    table = StoredTable(run.store, earlier.table)
     for unit in units:
-        if record is None or unit.key not in found or run.store.read(f"{spec.work}/{unit.name}.json") is not None:
+        if unit.key not in found or run.store.read(f"{spec.work}/{unit.name}.json") is not None:
             continue
         start, part = found[unit.key]
-        table = StoredTable(run.store, record.table)
         names = [name for name in IDENT_SCHEMA.names if name in table.schema.names]
         idents = _idents(_one_batch(table.take(range(start, start + part.tally["rows"]), names)))
         files = part.files | run.keep(unit.name, [idents], IDENT_SCHEMA)
@@ -224,8 +221,6 @@ def duplicates_job(spec: StageSpec, units: list[str]) -> dict[str, dict[int, tup
     Equal rows are merged into one, of test if any is, else of validation, else the first: a row
     leaves train, never test. Under two labels all of them are rejected.
     """
-    import polars as pl
-
     store = Store(spec.store)
     frames = []
     for name in units:
@@ -311,15 +306,8 @@ def tally_job(store: str, ref: TableRef, parts: list[dict[str, Any]]) -> dict[st
 IDENT_SCHEMA = pa.schema([("sample_id", pa.string()), ("label", pa.string()), ("source", pa.string()), ("split", pa.string())])
 
 
-def _taken_key(spec: StageSpec) -> str:
-    return f"{spec.work}/taken"
-
-
-def _taken(store: Store, spec: StageSpec, start: int, stop: int) -> Any:
-    import polars as pl
-
-    lines = pl.from_arrow(read_ipc(store, _taken_key(spec)))
-    return lines[start:stop]
+def _taken_key(spec: StageSpec, start: int) -> str:
+    return f"{spec.work}/taken/{start}.arrow"
 
 
 def _carry(inputs: dict[str, StoredTable], window: Any) -> pa.Table:
@@ -336,8 +324,6 @@ def _carry(inputs: dict[str, StoredTable], window: Any) -> pa.Table:
 
 
 def _check_lines(spec: StageSpec, lines: Any, expected: dict[str, int]) -> None:
-    import polars as pl
-
     seen: dict[str, int] = {}
     place = pl.col("row")
     found = lines.group_by("input").agg(place.n_unique().alias("unique"), place.min().alias("low"), place.max().alias("high")).sort("input")

@@ -6,7 +6,7 @@ other inputs are as they were, only rows that are new, or whose required values 
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, replace
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 import polars as pl
@@ -14,7 +14,6 @@ import pyarrow as pa
 
 from stillroom.digests import json_digest
 from stillroom.fields import heavy_kind
-from stillroom.format import prepare
 from stillroom.integrity import changed_sizes
 from stillroom.operators import Rows, Unit
 from stillroom.records import Record, TableRef, read_record
@@ -23,13 +22,21 @@ from stillroom.stores import Store
 from stillroom.tables import one_array
 from tasks.specs import Part, StageSpec
 
-__all__ = ["find_earlier", "keep_units", "match_rows", "merged", "note_latest", "units_of"]
+__all__ = ["Earlier", "find_earlier", "keep_units", "match_rows", "merged", "note_latest", "units_of"]
 
 
-def find_earlier(spec: StageSpec, store: Store) -> dict[str, Any] | None:
-    """What the latest build of just this operator, parameters and other inputs left: its input's table, and its record's fingerprint."""
+class Earlier(NamedTuple):
+    """An earlier build of a stage: its record, and the table that it read (None for a source)."""
+
+    record: Record
+    input: TableRef | None
+
+
+def find_earlier(spec: StageSpec, store: Store) -> Earlier | None:
+    """What the latest build of just this operator, parameters and other inputs left, if it is still there."""
     found = store.read_json(f"latest/{_base(spec)}.json")
-    return None if found is None or read_record(store, found["fingerprint"]) is None else found
+    record = read_record(store, found["fingerprint"]) if found else None
+    return Earlier(record, TableRef(**found["input"]) if found["input"] else None) if record else None
 
 
 def note_latest(spec: StageSpec, store: Store) -> None:
@@ -40,7 +47,6 @@ def note_latest(spec: StageSpec, store: Store) -> None:
 
 def keep_units(spec: StageSpec, store: Store, units: Sequence[Unit], parts: Sequence[Part], changed: Collection[str]) -> None:
     """Note what each unit of a source left, for the next build; not of those whose rows the engine `changed`, since that hangs on other units."""
-    prepare(store)  # a stage of its own, without a build around it, may write here first
     found, start = {}, 0
     for unit, part in zip(units, parts, strict=True):
         if unit.key and unit.name not in changed:
@@ -50,16 +56,16 @@ def keep_units(spec: StageSpec, store: Store, units: Sequence[Unit], parts: Sequ
     store.put_json(f"records/{spec.fingerprint}.units", {"units": found})
 
 
-def units_of(spec: StageSpec, store: Store, earlier: dict[str, Any]) -> dict[str, tuple[int, Part]]:
+def units_of(spec: StageSpec, store: Store, record: Record) -> dict[str, tuple[int, Part]]:
     """By key, the units of an earlier build of a source: the first row of each in its table, and what it left."""
-    record, found = read_record(store, earlier["fingerprint"]), store.read_json(f"records/{earlier['fingerprint']}.units")
-    if record is None or found is None or not StoredTable(store, record.table).schema.equals(spec.schema, check_metadata=True):
+    found = store.read_json(f"records/{record.fingerprint}.units")
+    if found is None or not StoredTable(store, record.table).schema.equals(spec.schema, check_metadata=True):
         return {}
     units = {key: (line["start"], Part(**line["part"])) for key, line in found["units"].items()}
     return {key: (start, part) for key, (start, part) in units.items() if not changed_sizes(store, part.files)}
 
 
-def match_rows(store: Store, earlier: dict[str, Any], name: str, table: StoredTable, required: Sequence[str], added: Sequence[pa.Field]) -> pl.DataFrame | None:
+def match_rows(store: Store, earlier: Earlier, name: str, table: StoredTable, required: Sequence[str], added: Sequence[pa.Field]) -> pl.DataFrame | None:
     """For each row of the new input: its row in the earlier output (`kept`), or the `reason` and `kind` with which it left; null for new and changed ones.
 
     Rows are the same if id and required values are; a heavy value goes by its hash. None where nothing
@@ -72,10 +78,8 @@ def match_rows(store: Store, earlier: dict[str, Any], name: str, table: StoredTa
         required: columns that the operator reads.
         added: columns that it makes.
     """
-    record = read_record(store, earlier["fingerprint"])
-    if record is None:
-        return None
-    before, output = StoredTable(store, TableRef(**earlier["input"])), StoredTable(store, record.table)
+    assert earlier.input is not None
+    before, output = StoredTable(store, earlier.input), StoredTable(store, earlier.record.table)
     columns = [f"{column}_hash" if heavy_kind(table.schema.field(column)) else column for column in required]
     nested = any(pa.types.is_nested(table.schema.field(column).type) for column in columns)
     if nested or not before.schema.equals(table.schema, check_metadata=True) or any(output.schema.get_field_index(field.name) < 0 for field in added):
@@ -85,7 +89,9 @@ def match_rows(store: Store, earlier: dict[str, Any], name: str, table: StoredTa
     found = table.frame(columns).join(before.frame(columns).with_row_index("place"), on="sample_id", how="left", suffix="_before", maintain_order="left")
     found = found.with_columns(pl.when(pl.all_horizontal(pl.lit(value=True), *same)).then(pl.col("place")))
     kept = output.frame(["sample_id"]).with_row_index("kept")
-    found = found.join(kept, on="sample_id", how="left", maintain_order="left").join(_left(store, record, name), on="place", how="left", maintain_order="left")
+    found = found.join(kept, on="sample_id", how="left", maintain_order="left").join(
+        _left(store, earlier.record, name), on="place", how="left", maintain_order="left"
+    )
     known = pl.col("place").is_not_null()
     return found.select(
         kept=pl.when(known & pl.col("kind").is_null()).then(pl.col("kept").cast(pl.Int64)),
