@@ -1,5 +1,6 @@
 """Records: what says that a stage is done, and what it left."""
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -21,6 +22,11 @@ class TableRef:
     fingerprint: str
     digest: str = ""
     split: str | None = None
+
+    @classmethod
+    def published(cls, manifest: Mapping[str, Any], split: str | None = None) -> "TableRef":
+        """The table of a snapshot, as its manifest says."""
+        return cls(**{name: manifest["table"][name] for name in ("name", "version", "rows", "fingerprint", "digest")}, split=split)
 
 
 @dataclass(frozen=True)

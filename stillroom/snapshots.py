@@ -124,8 +124,7 @@ class Snapshot:
         """A split (or all of them) as operators see tables: bounded scans, takes, light frames."""
         if split is not None and split not in self.splits:
             raise InputError(f"{self.name}: split '{split}'", "no such split", f"it has {', '.join(self.splits)}")
-        ref = self.manifest["table"]
-        return StoredTable(self.store, TableRef(ref["name"], ref["version"], ref["rows"], ref["fingerprint"], ref["digest"], split))
+        return StoredTable(self.store, TableRef.published(self.manifest, split))
 
     def torch(self, split: str, **how: Any) -> "TorchSplit":
         """A map-style torch dataset: image, label and, with `views="stored"`, the soft label of the epoch's view.

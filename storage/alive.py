@@ -93,7 +93,7 @@ def store_clock(store: Store) -> datetime:
 def remove(store: Store, key: str) -> None:
     """Delete one object if it is there and the store can be reached."""
     with suppress(Exception):
-        store.objects.delete(key)
+        store.remove(key)
 
 
 class Watch:

@@ -11,34 +11,29 @@ about without a record, unfinished work included, since nobody knows what it hol
 instant leaves a note under `pending/`, and the next `forget`, of whatever rows, finishes it first.
 """
 
-import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
-from functools import partial
 from typing import Any
 
 from stillroom.digests import json_digest
 from stillroom.errors import StoreError
 from stillroom.format import require_format
-from stillroom.remote import ask
 from stillroom.stores import Store
 from storage.alive import holder_words
-from storage.inventory import Inventory, take_inventory
+from storage.inventory import Inventory, whole_inventory
 from storage.leases import Lease, lease
 from storage.needed import Needed, keep_all, logged_runs
+from storage.publish import withdraw
 from storage.runs import live_runs
 from storage.seen import Seen, seen_by
-from storage.sweep import Removal, Sweep, removing
+from storage.sweep import Removal, Sweep, carry_out, removing
 from storage.tombstones import FOLDER, bury, read_tombstones
 from storage.traces import Rows, Trace, find_rows, places, redacted, trace, words_about
 
 __all__ = ["Forgotten", "forget"]
 
 PENDING, RECEIPTS = f"{FOLDER}pending/", f"{FOLDER}receipts/"
-# How often a long forget looks whether it still holds its lease.
-CHECK_S = 2.0
 # Sealed objects that stay, in which a person may have been named.
 TOLD = ("snapshots/", "runs/", "promoted/", "withdrawn/", "exports/", "latest/")
 
@@ -128,7 +123,7 @@ class _Touched:
 
 def _wanted(store: Store, samples: Sequence[str], reason: str) -> _Wanted | None:
     """What is asked for, looked up; None where nothing is, or all of it was forgotten before."""
-    inventory = _inventory(store)
+    inventory = whole_inventory(store, "what it names can't be looked through")
     rows = find_rows(store, inventory, samples, read_tombstones(store)) if samples else Rows()
     if not rows.ids:
         return None
@@ -153,32 +148,18 @@ def _next_key(store: Store) -> str:
 
 def _carry_out(store: Store, wanted: _Wanted, held: Lease | None) -> _Wanted:
     """Do all that has to be done, or what a crash left of it; the receipt comes last, and then the note goes."""
-    inventory = _inventory(store)
+    inventory = whole_inventory(store, "what it names can't be looked through")
     touched = _touched(store, inventory, wanted.rows)
     read_by = {_plain_print(inventory, found.place.fingerprint) for found in touched.traces if found.place.reads}
     number = bury(store, wanted.rows.ids, wanted.rows.sources, wanted.rows.contents, read_by, wanted.facts["at"])
     for snapshot in touched.snapshots:
         _withdraw(store, snapshot, touched, wanted.facts)
     _redact(store, inventory, wanted.rows, touched.removals)
-    checked = time.monotonic()
-    for step in removing(store, touched.steps, busy=False):
-        if time.monotonic() - checked > CHECK_S:
-            if held is None or not held.is_held():
-                raise StoreError("forget", "was silent for so long that another process took over, and ends here", "run it again: it finishes what is left")
-            checked = time.monotonic()
-        step()
+    carry_out(removing(store, touched.steps, busy=False), held, "forget")
     facts = {**wanted.facts, "tombstone": number}
     store.put_json(wanted.key.replace(PENDING, RECEIPTS), facts)
-    with suppress(FileNotFoundError):
-        ask(store.uri, partial(store.objects.delete, wanted.key))
+    store.remove(wanted.key)
     return replace(wanted, facts=facts)
-
-
-def _inventory(store: Store) -> Inventory:
-    inventory = take_inventory(store)
-    for key, problem in inventory.broken.items():
-        raise StoreError(f"'{key}'", f"{problem}; what it names can't be looked through", "`stillroom verify` lists all damage; mend it first")
-    return inventory
 
 
 def _touched(store: Store, inventory: Inventory, rows: Rows) -> _Touched:
@@ -233,19 +214,11 @@ def _speaks(store: Store, key: str, rows: Rows) -> bool:
 
 
 def _withdraw(store: Store, snapshot: str, touched: _Touched, facts: Mapping[str, Any]) -> None:
-    name, _, number = snapshot.partition("@")
     is_in_it = any(found.place.snapshot == snapshot for found in touched.traces)
     what = "a sample of it was forgotten" if is_in_it else "a sample that it was chosen or made from was forgotten"
-    recipe = touched.inventory.manifests[snapshot].get("recipe", {}).get("path") or name
-    mark = {
-        "name": name,
-        "number": int(number),
-        "reason": f"{what}: {facts['reason']}" if facts["reason"] else what,
-        "by": "forget",
-        "at": facts["at"],
-        "way_out": f"`stillroom build {recipe}` makes it again without that sample",
-    }
-    store.create_json(f"withdrawn/{name}/{number}.json", mark)
+    recipe = touched.inventory.manifests[snapshot].get("recipe", {}).get("path") or snapshot.partition("@")[0]
+    reason = f"{what}: {facts['reason']}" if facts["reason"] else what
+    withdraw(store, snapshot, by="forget", reason=reason, at=facts["at"], way_out=f"`stillroom build {recipe}` makes it again without that sample")
 
 
 def _redact(store: Store, inventory: Inventory, rows: Rows, removals: Sequence[Removal]) -> None:

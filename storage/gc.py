@@ -13,29 +13,25 @@ for that lease. So either gc sees the build, or the build waits. What a build th
 tables that it may write, what is younger than the build stays, and so do the first version and the newest, on which it commits.
 """
 
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
 
 from stillroom.disk import is_full
-from stillroom.errors import StoreError
 from stillroom.format import require_format
 from stillroom.scratch import SCRATCH
 from stillroom.stores import Store
 from storage.alive import holder_words
-from storage.inventory import take_inventory
+from storage.inventory import whole_inventory
 from storage.leases import lease
 from storage.needed import Policy, choose, logged_runs, needed
+from storage.publish import withdraw
 from storage.runs import live_runs
 from storage.space import full_disk
-from storage.sweep import FILES, LEFT_OVER, OBJECTS, Removal, Sweep, removing
+from storage.sweep import FILES, LEFT_OVER, OBJECTS, Removal, Sweep, carry_out, removing
 
 __all__ = ["Policy", "Removal", "Report", "gc"]
-
-# How often a long gc looks whether it still holds its lease.
-CHECK_S = 2.0
 
 
 @dataclass(frozen=True)
@@ -94,13 +90,7 @@ def gc(store: Store, policy: Policy | None = None, *, dry_run: bool = False, wai
 def _swept(store: Store, policy: Policy, waiting: Callable[[str], None]) -> Report:
     with lease(store, "gc", "gc", waiting=waiting) as held:
         decided = _decide(store, policy, dry_run=False)
-        checked = time.monotonic()
-        for step in _steps(store, decided, policy):
-            if time.monotonic() - checked > CHECK_S:
-                if held is None or not held.is_held():
-                    raise StoreError("gc", "was silent for so long that another process took over, and ends here", "run it again")
-                checked = time.monotonic()
-            step()
+        carry_out(_steps(store, decided, policy), held, "gc")
     return decided.report
 
 
@@ -116,9 +106,7 @@ class _Decided:
 def _decide(store: Store, policy: Policy, *, dry_run: bool) -> _Decided:
     """What gc would do now."""
     live = live_runs(store)
-    inventory = take_inventory(store)
-    for key, problem in inventory.broken.items():
-        raise StoreError(f"'{key}'", f"{problem}; what it needs isn't known, so nothing is removed", "`stillroom verify` lists all damage; mend it first")
+    inventory = whole_inventory(store, "what it needs isn't known, so nothing is removed")
     total = sum(inventory.keys.values())
     kept, dropped = choose(store, inventory, policy)
     for run in live:
@@ -154,13 +142,5 @@ def _steps(store: Store, decided: _Decided, policy: Policy) -> Iterator[Callable
 
 
 def _withdraw(store: Store, snapshot: str, policy: Policy) -> None:
-    name, _, number = snapshot.partition("@")
-    mark = {
-        "name": name,
-        "number": int(number),
-        "reason": f"gc kept {policy}",
-        "by": "gc",
-        "at": datetime.now(UTC).isoformat(timespec="seconds"),
-        "way_out": f"`stillroom snapshots` lists those that stand; the recipe that made this one is in snapshots/{name}/{number}.json",
-    }
-    store.create_json(f"withdrawn/{name}/{number}.json", mark)
+    way_out = f"`stillroom snapshots` lists those that stand; the recipe that made this one is in snapshots/{snapshot.replace('@', '/')}.json"
+    withdraw(store, snapshot, by="gc", reason=f"gc kept {policy}", at=datetime.now(UTC).isoformat(timespec="seconds"), way_out=way_out)

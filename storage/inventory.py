@@ -2,13 +2,23 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any
+from functools import cached_property
+from typing import Any, NamedTuple
 
 from stillroom.errors import StoreError
 from stillroom.records import Record, TableRef
 from stillroom.stores import Store
 
-__all__ = ["Inventory", "take_inventory"]
+__all__ = ["Inventory", "Owner", "take_inventory", "whole_inventory"]
+
+
+class Owner(NamedTuple):
+    """Of a file: size and BLAKE3, the version that it belongs to, the key of that table's leaves, the snapshots that depend on it."""
+
+    facts: list[int | str]
+    ref: TableRef
+    leaves: str
+    snapshots: tuple[str, ...]
 
 
 @dataclass
@@ -52,26 +62,28 @@ class Inventory:
         """Fingerprints of all records that a snapshot was made of."""
         return self.needs(stage["fingerprint"] for stage in self.manifests[snapshot]["stages"])
 
+    @cached_property
+    def _lineages(self) -> dict[str, set[str]]:
+        return {snapshot: self.lineage(snapshot) for snapshot in self.standing}
+
     def snapshots_of(self, fingerprint: str) -> tuple[str, ...]:
         """The snapshots that were made of a record."""
-        if not hasattr(self, "_lineages"):
-            self._lineages = {snapshot: self.lineage(snapshot) for snapshot in self.standing}
         return tuple(snapshot for snapshot, lineage in self._lineages.items() if fingerprint in lineage)
 
-    def owners(self) -> dict[str, tuple[list[int | str], TableRef, str, tuple[str, ...]]]:
-        """For each file that was written down: its size and BLAKE3, its table's version, the key of the leaves, the snapshots that depend on it."""
-        found: dict[str, tuple[list[int | str], TableRef, str, tuple[str, ...]]] = {}
+    def owners(self) -> dict[str, "Owner"]:
+        """What was written down of each file, by key."""
+        found: dict[str, Owner] = {}
         for fingerprint, record in self.records.items():
             users = self.snapshots_of(fingerprint)
             for key, facts in record.files.items():
                 of_removed = record.removed is not None and key.startswith(f"{record.removed.name}.lance/")
                 ref = record.removed if of_removed and record.removed else record.table
-                found[key] = (facts, ref, "" if of_removed else f"records/{fingerprint}.leaves", users)
+                found[key] = Owner(facts, ref, "" if of_removed else f"records/{fingerprint}.leaves", users)
         for snapshot in self.standing:
             manifest = self.manifests[snapshot]
-            ref = TableRef(*(manifest["table"][name] for name in ("name", "version", "rows", "fingerprint", "digest")))
+            ref = TableRef.published(manifest)
             for key, facts in manifest["files"].items():
-                found[key] = (facts, ref, f"published/{ref.fingerprint}.leaves", (snapshot,))
+                found[key] = Owner(facts, ref, f"published/{ref.fingerprint}.leaves", (snapshot,))
         return found
 
 
@@ -97,6 +109,18 @@ def take_inventory(store: Store) -> Inventory:
                     inventory.broken[key] = f"is the manifest of {value['name']}@{value['number']}, not its own"
         elif folder.startswith("withdrawn/"):
             inventory.withdrawn.add(f"{folder.removeprefix('withdrawn/')}@{name.removesuffix('.json')}")
+    return inventory
+
+
+def whole_inventory(store: Store, so: str) -> Inventory:
+    """The same, for those that can't go on where something is damaged: `so` says why.
+
+    Raises:
+        StoreError: a record or a manifest is damaged.
+    """
+    inventory = take_inventory(store)
+    for key, problem in inventory.broken.items():
+        raise StoreError(f"'{key}'", f"{problem}; {so}", "`stillroom verify` lists all damage; mend it first")
     return inventory
 
 

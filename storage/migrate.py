@@ -66,8 +66,7 @@ def _record(store: Store, key: str, value: dict[str, Any]) -> dict[str, Any]:
 
 
 def _manifest(store: Store, key: str, value: dict[str, Any]) -> dict[str, Any]:
-    table = value["table"]
-    ref = TableRef(*(table[name] for name in ("name", "version", "rows", "fingerprint", "digest")))
+    ref = TableRef.published(value)
     store.put_json(f"published/{ref.fingerprint}.leaves", {"leaves": _checked(store, ref)["leaves"]})
     rest = {name: item for name, item in value.items() if name != "format"}
     return rest | {"files": version_facts(store, [ref], {})}

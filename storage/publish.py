@@ -37,6 +37,7 @@ __all__ = [
     "snapshot_order",
     "tag_snapshots",
     "was_promoted",
+    "withdraw",
     "write_report",
     "write_snapshot",
 ]
@@ -155,6 +156,13 @@ def demote(store: Store, name: str, reason: str) -> dict[str, Any]:
     if before is None or before["number"] is None:
         raise InputError(name, "nothing of that name is promoted", "`stillroom snapshots` lists what there is")
     return _point(store, name, reason, lambda standing: [number for number in standing[:-1] if not withdrawn(store, name, number)])
+
+
+def withdraw(store: Store, snapshot: str, *, by: str, reason: str, at: str, way_out: str) -> None:
+    """Mark a snapshot, such as `digits@3`, as one whose table goes; number and manifest stay, and `open` says why it is refused."""
+    name, _, number = snapshot.partition("@")
+    mark = {"name": name, "number": int(number), "reason": reason, "by": by, "at": at, "way_out": way_out}
+    store.create_json(f"withdrawn/{name}/{number}.json", mark)
 
 
 def _point(store: Store, name: str, reason: str, move: Callable[[list[int]], list[int]]) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -18,9 +19,10 @@ from stillroom.stores import Store
 from storage.alive import is_gone, is_here
 from storage.commits import version_files
 from storage.inventory import Inventory
+from storage.leases import Lease
 from storage.needed import Needed
 
-__all__ = ["FILES", "LEFT_OVER", "OBJECTS", "TAGS", "VERSIONS", "Removal", "Sweep", "is_staged", "removing"]
+__all__ = ["FILES", "LEFT_OVER", "OBJECTS", "TAGS", "VERSIONS", "Removal", "Sweep", "carry_out", "is_staged", "removing"]
 
 # What names files goes before the files.
 OBJECTS, TAGS, VERSIONS, FILES = range(4)
@@ -28,6 +30,8 @@ OBJECTS, TAGS, VERSIONS, FILES = range(4)
 SILENT = timedelta(hours=1)
 # The clock of an object store and that of a build may differ; so much counts as the same time.
 MARGIN = timedelta(minutes=5)
+# How often a long sweep looks whether it still holds its lease.
+CHECK_S = 2.0
 # How many deletions an object store is asked for at once.
 REQUESTS = 16
 LEFT_OVER = "left over"
@@ -217,13 +221,27 @@ def removing(store: Store, steps: Mapping[int, list[Removal]], *, busy: bool) ->
         yield partial(_remove_empty, store)
 
 
+def carry_out(steps: Iterable[Callable[[], None]], held: Lease | None, who: str) -> None:
+    """Do what has to be done, as long as the lease for it is held.
+
+    Raises:
+        StoreError: another process took over.
+    """
+    checked = time.monotonic()
+    for step in steps:
+        if time.monotonic() - checked > CHECK_S:
+            if held is None or not held.is_held():
+                raise StoreError(who, "was silent for so long that another process took over, and ends here", "run it again: it finishes what is left")
+            checked = time.monotonic()
+        step()
+
+
 def _remove(store: Store, keys: Sequence[str]) -> None:
     def remove(key: str) -> None:
-        with suppress(FileNotFoundError):
-            if store.local and is_staged(key):
-                (store.local / key).unlink()
-            else:
-                ask(store.uri, partial(store.objects.delete, key))
+        if store.local and is_staged(key):
+            (store.local / key).unlink(missing_ok=True)
+        else:
+            store.remove(key)
 
     if len(keys) == 1:
         remove(keys[0])

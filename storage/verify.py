@@ -5,8 +5,10 @@ reader would find changed. What nobody wrote down is foreign, or left over by a 
 """
 
 import json
-from collections.abc import Collection
+import re
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Literal
 
 from stillroom.digests import column_roots, json_digest
@@ -17,7 +19,7 @@ from stillroom.records import TableRef
 from stillroom.sealed import is_whole_text
 from stillroom.stores import Store
 from storage.commits import OURS
-from storage.inventory import Inventory, take_inventory
+from storage.inventory import Inventory, Owner, take_inventory
 from storage.places import damaged_columns, fragment_of
 
 __all__ = ["Finding", "Report", "verify"]
@@ -25,6 +27,7 @@ __all__ = ["Finding", "Report", "verify"]
 Kind = Literal["damaged", "missing", "foreign", "left over"]
 # What builds leave here no reader of a snapshot looks at.
 UNFINISHED = ("work/", "leases/", "beats/")
+TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z")
 SEALED = ("records/", "snapshots/", "published/", "promoted/", "withdrawn/", "forgotten/", "latest/", "runs/", "exports/")
 
 
@@ -85,18 +88,18 @@ def verify(store: Store, snapshot: str | None = None, *, narrow: bool = True) ->
     if snapshot is not None and snapshot not in inventory.manifests and f"snapshots/{snapshot.replace('@', '/')}.json" not in inventory.broken:
         raise InputError(snapshot, "no such snapshot", "`stillroom snapshots` lists them")
     owners = inventory.owners()
-    keys = {key for key, owner in owners.items() if snapshot is None or snapshot in owner[3]}
+    looked_at = {key: owner for key, owner in owners.items() if snapshot is None or snapshot in owner.snapshots}
     found = [
         *_objects(store, inventory),
         *_pointers(store, inventory),
-        *_files(store, inventory, keys, narrow=narrow),
+        *_files(store, looked_at, narrow=narrow),
         *_tags(store, inventory),
         *(_unknown(store, inventory, owners) if snapshot is None else []),
     ]
     if snapshot is not None:
         found = [finding for finding in found if snapshot in finding.snapshots]
-    size = sum(int(owners[key][0][0]) for key in keys)
-    return Report(len(keys), size, sorted(found, key=lambda finding: (not finding.is_fault, finding.key)))
+    size = sum(int(owner.facts[0]) for owner in looked_at.values())
+    return Report(len(looked_at), size, sorted(found, key=lambda finding: (not finding.is_fault, finding.key)))
 
 
 def _objects(store: Store, inventory: Inventory) -> list[Finding]:
@@ -161,11 +164,10 @@ def _pointers(store: Store, inventory: Inventory) -> list[Finding]:
     return found
 
 
-def _files(store: Store, inventory: Inventory, wanted: Collection[str] | None, *, narrow: bool) -> list[Finding]:
+def _files(store: Store, owners: Mapping[str, Owner], *, narrow: bool) -> list[Finding]:
     """Data files, Lance's manifests and transactions: every byte."""
-    owners = {key: owner for key, owner in inventory.owners().items() if wanted is None or key in wanted}
     found = []
-    for key, problem in changed_bytes(store, {key: facts for key, (facts, _, _, _) in owners.items()}).items():
+    for key, problem in changed_bytes(store, {key: owner.facts for key, owner in owners.items()}).items():
         _, ref, leaves_key, snapshots = owners[key]
         fragment = fragment_of(store, ref, key) if "/data/" in key else None
         columns: tuple[str, ...] = ()
@@ -186,24 +188,30 @@ def _tags(store: Store, inventory: Inventory) -> list[Finding]:
                 wanted[f"{ref.name}.lance/_refs/tags/f-{fingerprint[:32]}.json"] = (ref, inventory.snapshots_of(fingerprint))
     for snapshot in inventory.standing:
         manifest = inventory.manifests[snapshot]
-        ref = TableRef(manifest["table"]["name"], manifest["table"]["version"], 0, "")
+        ref = TableRef.published(manifest)
         wanted[f"{ref.name}.lance/_refs/tags/v{manifest['number']}.json"] = (ref, (snapshot,))
     found = []
     for key, (ref, snapshots) in wanted.items():
         raw = store.read(key)
         if raw is None:
             found.append(Finding(key, "missing", "a tag; the next build sets it again", ref.name, snapshots=snapshots))
-        elif _version_in(raw) != ref.version:
-            found.append(Finding(key, "damaged", f"a tag that doesn't say version {ref.version}", ref.name, snapshots=snapshots))
+        elif not _is_tag_of(raw, ref.version, inventory.keys.get(f"{ref.name}.lance/_versions/{(1 << 64) - 1 - ref.version}.manifest")):
+            found.append(Finding(key, "damaged", f"a tag that doesn't say what a tag of version {ref.version} says", ref.name, snapshots=snapshots))
     return found
 
 
-def _version_in(raw: bytes) -> int | None:
+def _is_tag_of(raw: bytes, version: int, manifest_bytes: int | None) -> bool:
+    """Whether Lance reads this as a tag of that version: by another size of its manifest, or a member that it doesn't know, it fails."""
     try:
         value = json.loads(raw)
-    except ValueError:
-        return None
-    return value.get("version") if isinstance(value, dict) else None
+        times = [value.pop(name) for name in ("createdAt", "updatedAt")]
+        # Python takes more for a time than Lance does.
+        if not all(TIME.fullmatch(time) and datetime.fromisoformat(time) for time in times):
+            return False
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return False
+    told: dict[str, object] = {"branch": None, "version": version, "manifestSize": manifest_bytes, "metadata": {}}
+    return bool(value == told)
 
 
 def _unknown(store: Store, inventory: Inventory, known: Collection[str]) -> list[Finding]:

@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import lance
 import lancedb
 import pyarrow as pa
 import pytest
@@ -75,6 +76,17 @@ def test_every_flip_that_a_reader_could_see_is_found(mine):
         except StoreError as error:  # store.json: nothing else can be trusted then
             assert path.name == "store.json" and str(error).startswith("'store.json': ")
         path.write_bytes(whole)
+
+
+def test_every_flip_in_a_tag_that_a_reader_could_see_is_found(mine):
+    tag, table = mine / "mini.lance/_refs/tags/v1.json", str(mine / "mini.lance")
+    whole, before = tag.read_bytes(), lance.dataset(table, version="v1").version
+    for place in range(len(whole)):
+        tag.write_bytes(whole[:place] + bytes([whole[place] ^ 1 << place % 7]) + whole[place + 1 :])
+        if verify(Store(mine), narrow=False).sound:  # such as a digit of a time
+            tags = lance.dataset(table).tags.list()
+            assert (tags["v1"]["version"], len(tags)) == (before, 2), place
+            assert lance.dataset(table, version="v1").version == before, place
 
 
 def test_damage_is_placed_by_table_fragment_column_and_snapshot(mine):
