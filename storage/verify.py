@@ -189,7 +189,8 @@ def _tags(store: Store, inventory: Inventory) -> list[Finding]:
     for snapshot in inventory.standing:
         manifest = inventory.manifests[snapshot]
         ref = TableRef.published(manifest)
-        wanted[f"{ref.name}.lance/_refs/tags/v{manifest['number']}.json"] = (ref, (snapshot,))
+        for tag in (f"v{manifest['number']}", f"f-{ref.fingerprint[:32]}"):
+            wanted[f"{ref.name}.lance/_refs/tags/{tag}.json"] = (ref, (snapshot,))
     found = []
     for key, (ref, snapshots) in wanted.items():
         raw = store.read(key)
