@@ -190,7 +190,7 @@ class Build:
         if self.plan.graph.recipe.publish is not None and self.plan.until is None:
             self.tell(StageStarted("publish", "gates, snapshot, report"))
             begun = time.perf_counter()
-            with full_disk(self.store):
+            with full_disk(self.store), self._publishing():
                 published = publish_build(self.plan, self.records, self.pool(), time.perf_counter() - self._started)
             self.tell(StageDone("publish", "Reused" if published.same else "Built", published.rows, seconds=round(time.perf_counter() - begun, 2)))
             for note in published.notes:

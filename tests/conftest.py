@@ -1,7 +1,8 @@
 """What tests share: stores in folders of their own, one Prefect server a session, hypothesis profiles."""
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import pytest
@@ -31,6 +32,47 @@ def _own_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     for name, value in before.items():
         if value is not None:
             os.environ[name] = value
+
+
+Installing = Callable[..., AbstractContextManager[Path]]
+
+
+@pytest.fixture(scope="session")
+def installing(tmp_path_factory: pytest.TempPathFactory) -> Installing:
+    """Installs a distribution of operators for the time of a `with` block, by the entry point as anybody's would be.
+
+    It takes the distribution's name, and for each operator, such as `filter/odd`, the text of its file. What
+    comes back is the folder that stands on this process's path.
+    """
+
+    @contextmanager
+    def install(name: str, operators: Mapping[str, str], entries: Mapping[str, str] | None = None) -> Iterator[Path]:
+        from stillroom import registry
+
+        site = tmp_path_factory.mktemp("site")
+        entries = entries or {name: f"{name}_operators"}
+        for operator, text in operators.items():
+            file = site / next(iter(entries.values())) / f"{operator}.py"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(text, encoding="utf-8")
+        info = site / f"{name}-1.0.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+        (info / "entry_points.txt").write_text("[stillroom.operators]\n" + "".join(f"{key} = {package}\n" for key, package in entries.items()))
+
+        def look_again() -> None:
+            registry.operators.cache_clear()
+            registry.load.cache_clear()
+
+        try:
+            with pytest.MonkeyPatch.context() as patch:
+                patch.syspath_prepend(str(site))
+                look_again()
+                yield site
+        finally:
+            look_again()
+
+    return install
 
 
 @pytest.fixture

@@ -134,26 +134,13 @@ def test_the_recipe_of_the_readme_resolves(tmp_path, photos):
 
 
 @pytest.fixture
-def guide_operators(tmp_path, monkeypatch):
+def guide_operators(installing):
     """The operators of the guide, installed by the entry point that it shows."""
     page = DOCS / "guides" / "write-an-operator.md"
-    for code in blocks(page, "python"):
-        if name := re.match(r'"""([a-z]+)\.([a-z]+): ', code):
-            file = tmp_path / "my_operators" / name[1] / f"{name[2]}.py"
-            file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_text(code, encoding="utf-8")
+    operators = {f"{name[1]}/{name[2]}": code for code in blocks(page, "python") if (name := re.match(r'"""([a-z]+)\.([a-z]+): ', code))}
     (project,) = [tomllib.loads(block) for block in blocks(page, "toml")]
-    info = tmp_path / "mine-1.0.dist-info"
-    info.mkdir()
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: mine\nVersion: 1.0\n")
-    entries = project["project"]["entry-points"]["stillroom.operators"]
-    (info / "entry_points.txt").write_text("[stillroom.operators]\n" + "".join(f"{name} = {package}\n" for name, package in entries.items()))
-    monkeypatch.syspath_prepend(str(tmp_path))
-    registry.operators.cache_clear()
-    registry.load.cache_clear()
-    yield
-    registry.operators.cache_clear()
-    registry.load.cache_clear()
+    with installing("mine", operators, project["project"]["entry-points"]["stillroom.operators"]):
+        yield
 
 
 def test_the_row_operator_of_the_guide_works_once_installed(guide_operators):

@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,12 +15,13 @@ import pytest
 
 import stillroom
 from flows.build import build_recipe
+from flows.events import StageWaiting
 from flows.publish import demote, promote
-from stillroom import registry
 from stillroom.errors import GateError, InputError, StageError, StillroomError
 from stillroom.images import decode, encode_png
 from stillroom.snapshots import list_snapshots, promoted
 from stillroom.stores import Store
+from storage.leases import lease
 
 pytestmark = [pytest.mark.server, pytest.mark.slow]
 
@@ -120,31 +122,37 @@ def test_until_builds_what_a_stage_needs_and_publishes_nothing(recipe, store):
     assert list_snapshots(store) == []
 
 
+def test_a_build_publishes_after_the_one_that_is_publishing(recipe, store):
+    told, waited = threading.Event(), []
+
+    def listen(event) -> None:
+        if isinstance(event, StageWaiting) and event.name == "publish":
+            waited.append(list_snapshots(store))
+            told.set()
+
+    building = threading.Thread(target=lambda: build_recipe(str(recipe(RECIPE)), store, workers=1, listener=listen))
+    with lease(Store(store), "publish-digits", "publish"):
+        building.start()
+        assert told.wait(120)
+    building.join(120)
+    assert waited == [[]]  # nothing was published before it was its turn
+    assert [line["number"] for line in list_snapshots(store)] == [1]
+
+
 # Refusals
 
 
-def test_an_empty_table_fails_the_build(tmp_path, recipe, store, monkeypatch):
-    file = tmp_path / "site" / "picky_operators" / "filter" / "nothing.py"
-    file.parent.mkdir(parents=True)
-    file.write_text(
+def test_an_empty_table_fails_the_build(installing, recipe, store):
+    nothing = (
         "import pyarrow as pa\nfrom stillroom.operators import Rows, row\n\n"
         "@row(version=1, adds={})\ndef nothing(batch):\n    return Rows(batch, dropped=pa.array(['not good enough'] * batch.num_rows))\n"
     )
-    info = tmp_path / "site" / "picky-1.0.dist-info"
-    info.mkdir()
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: picky\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text("[stillroom.operators]\npicky = picky_operators\n")
-    monkeypatch.syspath_prepend(tmp_path / "site")
-    registry.operators.cache_clear()
-    try:
+    with installing("picky", {"filter/nothing": nothing}):
         path = str(recipe(RECIPE.replace("filter.exact_duplicates", "filter.nothing")))
         for _ in range(2):  # also where the empty table is there already
             with pytest.raises(StageError) as error:
                 build_recipe(path, store, workers=1)
             assert one_line(error) == "stage 'clean': no row is left; loosen it, or allow it with publish.require.checks: [{rows: {min: 0}}]"
-    finally:
-        registry.operators.cache_clear()
-        registry.load.cache_clear()
     assert list_snapshots(store) == []
 
 

@@ -12,6 +12,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from textwrap import dedent
 from urllib.request import Request, urlopen
@@ -21,7 +22,6 @@ import pytest
 import stillroom
 from flows.build import BuildResult, build_recipe
 from flows.server import ensure_server
-from stillroom import registry
 from stillroom.snapshots import list_snapshots
 from stillroom.stores import Store
 from storage.runs import list_runs
@@ -81,24 +81,10 @@ PUBLISH = """publish:
 
 
 @pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def site(installing: Callable[..., AbstractContextManager[Path]]) -> Iterator[Path]:
     """A folder with a distribution of those operators, on this process's path."""
-    site = tmp_path_factory.mktemp("site")
-    for name, body in OPERATORS.items():
-        file = site / "slow_operators" / f"{name}.py"
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(dedent(body))
-    info = site / "slow-1.0.dist-info"
-    info.mkdir()
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: slow\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text("[stillroom.operators]\nslow = slow_operators\n")
-    sys.path.insert(0, str(site))
-    registry.operators.cache_clear()
-    registry.load.cache_clear()
-    yield site
-    sys.path.remove(str(site))
-    registry.operators.cache_clear()
-    registry.load.cache_clear()
+    with installing("slow", {name: dedent(body) for name, body in OPERATORS.items()}) as site:
+        yield site
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from pathlib import Path
 from textwrap import dedent
 from typing import Any
@@ -19,7 +20,6 @@ import pyarrow as pa
 import pytest
 
 from flows.plan import make_plan
-from stillroom import registry
 from stillroom.errors import StageError, StillroomError, StoreError
 from stillroom.records import Record
 from stillroom.stored import StoredTable
@@ -188,24 +188,10 @@ Recipe = Callable[[str], Path]
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _tiny_package(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """A distribution `tiny` with operators, installed by an entry point as anybody's would be."""
-    site = tmp_path_factory.mktemp("site")
-    for name, body in OPERATORS.items():
-        file = site / "tiny_operators" / f"{name}.py"
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(HEAD + dedent(body))
-    info = site / "tiny-1.0.dist-info"
-    info.mkdir()
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: tiny\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text("[stillroom.operators]\ntiny = tiny_operators\n")
-    sys.path.insert(0, str(site))
-    registry.operators.cache_clear()
-    registry.load.cache_clear()
-    yield
-    sys.path.remove(str(site))
-    registry.operators.cache_clear()
-    registry.load.cache_clear()
+def _tiny_package(installing: Callable[..., AbstractContextManager[Path]]) -> Iterator[None]:
+    """A distribution `tiny` with those operators."""
+    with installing("tiny", {name: HEAD + dedent(body) for name, body in OPERATORS.items()}):
+        yield
 
 
 @pytest.fixture(scope="module")

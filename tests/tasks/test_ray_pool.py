@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from textwrap import dedent
 from typing import Any
@@ -22,7 +23,6 @@ import stillroom
 from flows.build import build_recipe
 from flows.events import StageDone
 from flows.plan import make_plan
-from stillroom import registry
 from stillroom.errors import InputError, StageError
 from stillroom.records import Record
 from stillroom.stores import Store
@@ -72,25 +72,12 @@ SLOW = """
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _slow_package(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+def _slow_package(installing: Callable[..., AbstractContextManager[Path]]) -> Iterator[None]:
     """A distribution with `filter.slow`, installed on every node by PYTHONPATH."""
-    site = tmp_path_factory.mktemp("site")
-    (site / "slow_operators" / "filter").mkdir(parents=True)
-    (site / "slow_operators" / "filter" / "slow.py").write_text(dedent(SLOW))
-    info = site / "slow-1.0.dist-info"
-    info.mkdir()
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: slow\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text("[stillroom.operators]\nslow = slow_operators\n")
-    sys.path.insert(0, str(site))
-    with pytest.MonkeyPatch.context() as patch:
+    with installing("slow", {"filter/slow": dedent(SLOW)}) as site, pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", f"{site}{os.pathsep}{ROOT}")
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-        registry.operators.cache_clear()
-        registry.load.cache_clear()
         yield
-    sys.path.remove(str(site))
-    registry.operators.cache_clear()
-    registry.load.cache_clear()
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,7 @@
 """Takeover: what didn't change isn't worked on again, and the table is that of a build from nothing."""
 
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from textwrap import dedent
 
@@ -10,7 +11,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from flows.plan import make_plan
-from stillroom import registry
 from stillroom.images import encode_png
 from stillroom.records import Record
 from stillroom.stored import StoredTable
@@ -68,25 +68,12 @@ Rows = list[tuple[str, int]]
 
 
 @pytest.fixture(scope="module")
-def log(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def log(tmp_path_factory: pytest.TempPathFactory, installing: Callable[..., AbstractContextManager[Path]]) -> Iterator[Path]:
     """Where the operator leaves the ids that it worked on; it is installed meanwhile."""
-    site, log = tmp_path_factory.mktemp("site"), tmp_path_factory.mktemp("log")
-    for name, code in OPERATORS.items():
-        path = site / "listing_operators" / f"{name}.py"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(dedent(code))
-    info = site / "listing-1.0.dist-info"
-    info.mkdir()
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: listing\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text("[stillroom.operators]\nlisting = listing_operators\n")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(site))
+    log = tmp_path_factory.mktemp("log")
+    with installing("listing", {name: dedent(code) for name, code in OPERATORS.items()}), pytest.MonkeyPatch.context() as patch:
         patch.setenv("WORKED_LOG", str(log))
-        registry.operators.cache_clear()
-        registry.load.cache_clear()
         yield log
-    registry.operators.cache_clear()
-    registry.load.cache_clear()
 
 
 @pytest.fixture(scope="module")
