@@ -15,7 +15,7 @@ from stillroom.fields import label_names
 from stillroom.records import Record, TableRef
 from stillroom.snapshots import list_snapshots, withdrawn
 from stillroom.snapshots import promoted as current_pointer
-from stillroom.stored import StoredTable, open_table, snapshot_fields, table_bytes
+from stillroom.stored import StoredTable, open_table, snapshot_fields
 from stillroom.stores import Store
 from storage import publish as storage_publish
 from tasks.environment import environment
@@ -66,34 +66,23 @@ def publish_build(plan: Plan, records: dict[str, Record], pool: Pool, seconds: f
     if failed:
         raise GateError(recipe.name, f"{len(failed)} of {len(gates)} gates failed, nothing is published: {'; '.join(_told(gate) for gate in failed[:5])}")
     fingerprint = _fingerprint(plan, records)
-    ((table, tally, files),) = pool.run([Job(storage_publish.write_snapshot, (plan.store, recipe.name, splits, recipe.seed, fingerprint))], stage="publish")
-    digest = tally["digest"]
-    if not tally["unique"]:
+    (written,) = pool.run([Job(storage_publish.write_snapshot, (plan.store, recipe.name, splits, recipe.seed, fingerprint))], stage="publish")
+    if not written.unique:
         raise GateError(recipe.name, "two published rows have the same sample id", "a sample belongs to one split only")
-    store.put_json(f"published/{fingerprint}.leaves", {"leaves": tally["leaves"]})
     proof = proof_of(plan, records)
     manifest = storage_publish.publish_manifest(
         store,
         {
             "format": 1,
             "name": recipe.name,
-            "digest": digest,
-            "rows": table.rows,
+            "digest": written.table.digest,
+            "rows": written.table.rows,
             "splits": {split: _rows(store, ref) for split, ref in splits},
-            "table": {
-                "name": table.name,
-                "version": table.version,
-                "fingerprint": fingerprint,
-                "rows": table.rows,
-                "digest": digest,
-                "columns": tally["columns"],
-            },
-            "files": files,
+            **written.facts(store),
             "recipe": {"text": recipe.text, "path": plan.graph.file, "overrides": list(recipe.overrides)},
             "seed": recipe.seed,
             "trial": plan.graph.rows is not None,
             "published": {str(split): {"stage": edge.stage, "split": edge.split} for split, edge in recipe.publish.splits.items()} if recipe.publish else {},
-            "bytes": table_bytes(store, table),
             "stages": stage_lines(plan, records),
             "environment": environment(),
             "gates": gates,

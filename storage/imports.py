@@ -19,16 +19,12 @@ from schemas.recipe import NAME_PATTERN
 from stillroom.digests import json_digest
 from stillroom.errors import InputError, StoreError
 from stillroom.format import require_format
-from stillroom.integrity import file_facts
 from stillroom.sealed import unseal
 from stillroom.snapshots import withdrawn
-from stillroom.stored import StoredTable, table_bytes
 from stillroom.stores import Store
-from storage.commits import commit_fragments, data_files, version_facts, write_batches
 from storage.export import FORMAT, MANIFEST, REPORT, Report, about_export, false_hash
-from storage.publish import list_manifests, publish_manifest
+from storage.publish import list_manifests, publish_manifest, write_version
 from storage.runs import begin_run, end_run
-from storage.tally import Tally, checked_tally
 from storage.tombstones import read_tombstones
 from storage.whole import file_digest
 
@@ -116,22 +112,16 @@ def _written(source: Path, about: dict[str, Any], manifest: dict[str, Any], stor
     """Write the rows as a version of the published table, and give the manifest that would publish them."""
     name, schema = manifest["name"], pa.ipc.read_schema(pa.py_buffer(b64decode(about["schema"])))
     fingerprint = json_digest({"import": name, "digest": about["digest"]})
-    tally = Tally(schema)
+
+    def check(found: str) -> None:
+        if found != about["digest"]:
+            raise InputError(str(source), f"its rows have digest {found[:12]}…, those of {about['snapshot']} have {about['digest'][:12]}…", "export it again")
+
     rows = _unforgotten(source, store, manifest, _rows(source, about, schema, report))
-    fragments = write_batches(store, name, tally.watch(rows), schema)
-    if tally.digest.hexdigest() != about["digest"]:
-        found = tally.digest.hexdigest()
-        raise InputError(str(source), f"its rows have digest {found[:12]}…, those of {about['snapshot']} have {about['digest'][:12]}…", "export it again")
-    known = file_facts(store, data_files(name, fragments))
-    table = commit_fragments(store, name, schema, fragments, fingerprint=fingerprint, digest=about["digest"])
-    counted = checked_tally(StoredTable(store, table), [tally.as_json()])
-    store.put_json(f"published/{fingerprint}.leaves", {"leaves": counted["leaves"]})
-    where = {"name": name, "version": table.version, "fingerprint": fingerprint, "rows": table.rows, "digest": about["digest"], "columns": counted["columns"]}
+    written = write_version(store, name, schema, rows, fingerprint, check=check)
     return {
         **_made_elsewhere(manifest),
-        "table": where,
-        "files": version_facts(store, [table], known),
-        "bytes": table_bytes(store, table),
+        **written.facts(store),
         "imported": {
             "from": about["snapshot"],
             "created": manifest["created"],

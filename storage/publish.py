@@ -4,7 +4,7 @@ The manifest publishes: before it a reader sees nothing new, after it the snapsh
 `vN` that a crash left out is set by the next build.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
@@ -21,7 +21,7 @@ from stillroom.records import TableRef
 from stillroom.remote import ask
 from stillroom.sealed import seal_text
 from stillroom.snapshots import promoted, withdrawn
-from stillroom.stored import StoredTable, snapshot_fields
+from stillroom.stored import StoredTable, snapshot_fields, table_bytes
 from stillroom.stores import Store
 from stillroom.tables import one_array
 from storage.commits import commit_fragments, data_files, version_facts, write_batches
@@ -40,6 +40,7 @@ __all__ = [
     "withdraw",
     "write_report",
     "write_snapshot",
+    "write_version",
 ]
 
 
@@ -68,19 +69,40 @@ def write_snapshot(store_uri: str, name: str, splits: Sequence[tuple[str, TableR
                 yield pa.record_batch(arrays, schema=schema)
 
     with room_for(store, "publish", snapshot_bytes(tables.values())):
-        tally = Tally(schema)
-        fragments = write_batches(store, name, tally.watch(batches()), schema)
-        known = file_facts(store, data_files(name, fragments))
-        table = commit_fragments(store, name, schema, fragments, fingerprint=fingerprint)
-        return WrittenSnapshot(table, checked_tally(StoredTable(store, table), [tally.as_json()]), version_facts(store, [table], known))
+        return write_version(store, name, schema, batches(), fingerprint)
+
+
+def write_version(
+    store: Store, name: str, schema: pa.Schema, batches: Iterable[pa.RecordBatch], fingerprint: str, *, check: Callable[[str], None] = lambda digest: None
+) -> "WrittenSnapshot":
+    """Write rows as a new version of a published table, counted while they are written.
+
+    Args:
+        check: told the digest of the rows before they are committed; what it raises leaves nothing to be seen.
+    """
+    tally = Tally(schema)
+    fragments = write_batches(store, name, tally.watch(batches), schema)
+    check(tally.digest.hexdigest())
+    known = file_facts(store, data_files(name, fragments))
+    table = commit_fragments(store, name, schema, fragments, fingerprint=fingerprint, digest=tally.digest.hexdigest())
+    counted = checked_tally(StoredTable(store, table), [tally.as_json()])
+    store.put_json(f"published/{fingerprint}.leaves", {"leaves": counted["leaves"]})
+    return WrittenSnapshot(table, counted["unique"], counted["columns"], version_facts(store, [table], known))
 
 
 class WrittenSnapshot(NamedTuple):
-    """A published table's new version, the tally of its rows, and size and BLAKE3 of its files by store key."""
+    """A published table's new version, whether its sample ids are unique, its columns' digests, and size and BLAKE3 of its files by store key."""
 
     table: TableRef
-    tally: dict[str, Any]
+    unique: bool
+    columns: dict[str, Any]
     files: dict[str, list[int | str]]
+
+    def facts(self, store: Store) -> dict[str, Any]:
+        """What a manifest says of the table."""
+        table = self.table
+        where = {"name": table.name, "version": table.version, "fingerprint": table.fingerprint, "rows": table.rows, "digest": table.digest}
+        return {"table": {**where, "columns": self.columns}, "files": self.files, "bytes": table_bytes(store, table)}
 
 
 def publish_manifest(store: Store, manifest: dict[str, Any]) -> dict[str, Any]:

@@ -43,7 +43,7 @@ def begin_run(
     """
     prepare(store)
     started = datetime.now(UTC)
-    run = f"{started:%Y%m%dT%H%M%S}-{secrets.token_hex(4)}"
+    run = f"{started:%Y%m%dT%H%M%S%f}-{secrets.token_hex(4)}"
     _write(
         store,
         {

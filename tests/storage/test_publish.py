@@ -46,13 +46,13 @@ def manifest(table: TableRef, digest: str, **more: Any) -> dict[str, Any]:
 
 
 def test_a_snapshot_holds_every_row_of_its_splits_in_the_order_of_its_seed(store, pets):
-    table, _, _ = write_snapshot(str(store), "pets", [("train", of(pets, "train")), ("validation", of(pets, "test"))], 7, "abc")
+    table, *_ = write_snapshot(str(store), "pets", [("train", of(pets, "train")), ("validation", of(pets, "test"))], 7, "abc")
     found = lance.dataset(f"{store}/pets.lance", version=table.version).to_table()
     assert found["split"].to_pylist() == ["train"] * 200 + ["validation"] * 400
     assert [image.decode() for image in found["image"].to_pylist()] == found["sample_id"].to_pylist()
     train = found["sample_id"].to_pylist()[:200]
     assert sorted(train) == [f"{number:03}" for number in range(0, 600, 3)] != train
-    again, _, _ = write_snapshot(str(store), "pets", [("train", of(pets, "train"))], 8, "abd")
+    again, *_ = write_snapshot(str(store), "pets", [("train", of(pets, "train"))], 8, "abd")
     assert lance.dataset(f"{store}/pets.lance", version=again.version).to_table()["sample_id"].to_pylist() != train
 
 
@@ -66,7 +66,7 @@ def test_a_rows_place_hangs_on_its_id_alone(store, pets):
 
 def test_a_column_that_a_split_lacks_is_null_there(store, pets):
     extra = put(Store(store), "stages/pets.more", pa.table({"sample_id": ["x"], "width": pa.array([3], pa.int32())}))
-    table, _, _ = write_snapshot(str(store), "pets", [("train", of(pets, "train")), ("test", extra)], 7, "abc")
+    table, *_ = write_snapshot(str(store), "pets", [("train", of(pets, "train")), ("test", extra)], 7, "abc")
     found = lance.dataset(f"{store}/pets.lance", version=table.version).to_table()
     assert found.slice(200).to_pylist() == [{"sample_id": "x", "image": None, "image_hash": None, "split": "test", "width": 3}]
     assert found["width"].null_count == 200
@@ -85,7 +85,7 @@ def test_publishing_at_the_same_time_gives_each_content_a_number_of_its_own(stor
 
 def test_equal_content_published_at_the_same_time_gets_one_number(store, pets):
     home = Store(store)
-    table, _, _ = write_snapshot(str(store), "pets", [("train", of(pets, "train"))], 7, "abc")
+    table, *_ = write_snapshot(str(store), "pets", [("train", of(pets, "train"))], 7, "abc")
     with ThreadPoolExecutor(6) as threads:
         made = list(threads.map(lambda _: publish_manifest(home, manifest(table, "the same")), range(12)))
     assert [each["number"] for each in made] == [1] * 12
@@ -116,7 +116,7 @@ def test_promotions_at_the_same_time_are_all_kept(store, pets):
 
 def test_what_is_not_there_and_what_is_a_trial_are_not_promoted(store, pets):
     home = Store(store)
-    table, _, _ = write_snapshot(str(store), "pets", [("train", of(pets, "train"))], 7, "abc")
+    table, *_ = write_snapshot(str(store), "pets", [("train", of(pets, "train"))], 7, "abc")
     publish_manifest(home, manifest(table, "a part", trial=True))
     with pytest.raises(InputError, match="pets@2: no such snapshot"):
         promote(home, "pets", 2, "why not")
