@@ -89,7 +89,7 @@ class Plan:
             fingerprint=planned.prints.table, parts=planned.prints.parts, table=table_name(self.graph.recipe.name, planned.name), schema=resolved.schema,
             inputs={name: replace(inputs[edge.stage], split=edge.split) for name, edge in resolved.inputs.items()},
             scores_fingerprint=planned.prints.scores, scores_parts=planned.prints.scores_parts or {},
-            device=resolved.draft.run.device, retries=resolved.draft.run.retries,
+            device=resolved.draft.run.device, retries=resolved.draft.run.retries, trial=self.graph.rows is not None,
         )  # fmt: skip
 
 

@@ -29,6 +29,7 @@ class StageSpec:
         table: the name of its table in the store.
         schema: the logical schema of its output.
         inputs: the tables that it reads, by input name.
+        trial: whether the build is one.
     """
 
     store: str
@@ -45,6 +46,7 @@ class StageSpec:
     scores_parts: dict[str, Any] = field(default_factory=dict)
     device: str = "auto"
     retries: int = 2
+    trial: bool = False
 
     @property
     def removed(self) -> str:

@@ -33,7 +33,7 @@ class Earlier(NamedTuple):
 
 
 def find_earlier(spec: StageSpec, store: Store) -> Earlier | None:
-    """What the latest build of just this operator, parameters and other inputs left, if it is still there."""
+    """What the latest build of this stage, with just this operator, parameters and other inputs, left, if it is still there."""
     found = store.read_json(f"latest/{_base(spec)}.json")
     record = read_record(store, found["fingerprint"]) if found else None
     return Earlier(record, TableRef(**found["input"]) if found["input"] else None) if record else None
@@ -142,11 +142,14 @@ def _left(store: Store, record: Record, name: str) -> pl.DataFrame:
 
 
 def _base(spec: StageSpec) -> str:
-    """What the stage's output depends on, apart from the rows of its first input; of a source, apart from what its files hold."""
+    """What the stage's output depends on, apart from the rows of its first input; of a source, apart from what its files hold.
+
+    And which stage it is: two of one operator and parameters have rows of their own, and so has a trial.
+    """
+    of = {"in": spec.table, "trial": spec.trial}
     if not spec.inputs:
-        # Fragments are taken over as they lie, so only within one table.
         params = {name: None if isinstance(value, dict) and list(value) == ["digest"] else value for name, value in spec.parts["params"].items()}
-        return json_digest({"units of": {**spec.parts, "params": params}, "in": spec.table})
+        return json_digest({"units of": {**spec.parts, "params": params}, **of})
     first = next(iter(spec.inputs))
-    inputs = {name: of for name, of in spec.parts["inputs"].items() if name != first}
-    return json_digest({"rows of": {**spec.parts, "inputs": inputs}, "by": first})
+    inputs = {name: prints for name, prints in spec.parts["inputs"].items() if name != first}
+    return json_digest({"rows of": {**spec.parts, "inputs": inputs}, "by": first, **of})

@@ -1,5 +1,6 @@
 """Takeover: what didn't change isn't worked on again, and the table is that of a build from nothing."""
 
+import json
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -163,6 +164,27 @@ def test_another_parameter_takes_nothing_over(build, store, log, pool, tmp_path)
     assert [file.read_text() for file in log.iterdir()] == ["a", "a"]
     for file in log.iterdir():
         file.unlink()
+
+
+def test_two_stages_of_one_operator_and_a_trial_leave_each_other_alone(store, log, pool, tmp_path):
+    recipe = tmp_path / "r.yaml"
+    worked = []
+    for fresh, trial in ((0, None), (0, 4), (1, None)):
+        sources = {name: [[f"{name}{number}", number % 7] for number in range(2, 12 + fresh)] for name in "ab"}
+        lines = [
+            f"  {name}: {{op: ingest.listed, rows: {json.dumps(rows)}}}\n  {name}_sound: {{op: filter.worked, from: {name}}}\n"
+            for name, rows in sources.items()
+        ]
+        recipe.write_text("name: r\nseed: 1\nstages:\n" + "".join(lines))
+        records: dict[str, Record] = {}
+        plan = make_plan(recipe, store, rows=trial)
+        for planned in plan.stages:
+            records[planned.name] = planned.record or run_stage(plan.spec(planned, {name: record.table for name, record in records.items()}), pool)
+        worked.append(sorted(line for file in log.iterdir() for line in file.read_text().split("\n")))
+        for file in log.iterdir():
+            file.unlink()
+    assert worked[2] == ["a12", "b12"]
+    assert (len(worked[0]), len(worked[1])) == (20, 8)
 
 
 def test_a_folder_that_grew_reads_its_new_files_and_shares_the_others(pool, store, tmp_path):
