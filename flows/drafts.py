@@ -163,7 +163,7 @@ class _Proof:
             return None  # resolve says that there is no such operator
         declared = list(operator.inputs)
         for name, edge in found.inputs.items():
-            at = declared[int(name or 0)] if (name == "" or name.isdigit()) and declared != ["*"] and int(name or 0) < len(declared) else name
+            at = declared[int(name or 0)] if (name == "" or name.isdecimal()) and declared != ["*"] and int(name or 0) < len(declared) else name
             if operator.inputs.get(at, operator.inputs.get("*", Input())).kind == "samples":
                 return edge
         return None
@@ -193,7 +193,7 @@ class _Proof:
         return above
 
     def _known(self, field_name: str, stage: Any) -> bool:
-        if stage not in self.drafts:
+        if not isinstance(stage, str) or stage not in self.drafts:
             self._fault(field_name, f"unknown stage '{stage}'", near(str(stage), self.drafts))
             return False
         if stage not in self._above(self.proof.inputs["candidate"].stage):

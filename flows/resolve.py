@@ -17,7 +17,7 @@ from flows.drafts import Draft, draft, prepared, sampled
 from schemas.expectations import suite_for
 from schemas.recipe import Edge, Recipe, examine, read_recipe
 from schemas.secrets import redact
-from schemas.wording import faults_of, near
+from schemas.wording import faults_of, near, shown
 from stillroom import registry
 from stillroom.errors import RecipeError, RecipeErrors, StillroomError
 from stillroom.fields import label_names, splits_of
@@ -155,7 +155,7 @@ class _Resolving:
         wired: dict[str, Edge] = {}
         for name, edge in found.inputs.items():
             at = name
-            if name == "" or (name.isdigit() and not free):
+            if name == "" or (name.isdecimal() and not free):
                 place = int(name or 0)
                 if not declared and free:
                     at = "0"
@@ -224,9 +224,13 @@ class _Resolving:
         for name, info in operator.params.model_fields.items():
             is_path = "source" in info.metadata or _mentions_source(info.annotation)
             if is_path and isinstance(given.get(name), str):
-                path = (self.recipe.base / Path(given[name]).expanduser()).resolve()
-                given[name] = path
-                if not path.exists():
+                try:
+                    given[name] = path = (self.recipe.base / Path(given[name]).expanduser()).resolve()
+                    is_there = path.exists()
+                except (OSError, RuntimeError, ValueError) as error:  # a name too long, a user who isn't there, a zero byte
+                    self._fault(found, name, f"{shown(given[name])} can't be a path: {getattr(error, 'strerror', None) or error}")
+                    return None
+                if not is_there:
                     self._fault(found, name, f"'{path}' is not there", _nearest_file(path))
                     return None
         try:

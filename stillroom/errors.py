@@ -11,9 +11,16 @@
 
 Every argument goes into `args`, and the text is made from them: an error comes back whole from a
 worker process, which rebuilds it as `Class(*args)`.
+
+A text is one line, whatever stands in the arguments: names and values that come from elsewhere may
+hold line ends, or codes that a terminal obeys.
 """
 
+import re
+
 __all__ = ["GateError", "InputError", "RecipeError", "RecipeErrors", "StageError", "StillroomError", "StoreError", "UnreachableError"]
+
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 
 class StillroomError(Exception):
@@ -29,7 +36,7 @@ class RecipeError(StillroomError):
     def __str__(self) -> str:
         stage, field, problem, hint = self.args
         where = f"stage '{stage}': " if stage else "recipe: "
-        return f"{where}{field}: {problem}" + (f"; {hint}" if hint else "")
+        return _line(f"{where}{field}: {problem}", hint)
 
 
 class RecipeErrors(RecipeError):
@@ -50,7 +57,7 @@ class InputError(StillroomError):
 
     def __str__(self) -> str:
         what, problem, hint = self.args
-        return f"{what}: {problem}" + (f"; {hint}" if hint else "")
+        return _line(f"{what}: {problem}", hint)
 
 
 class StageError(StillroomError):
@@ -61,7 +68,7 @@ class StageError(StillroomError):
 
     def __str__(self) -> str:
         stage, problem, hint = self.args
-        return f"stage '{stage}': {problem}" + (f"; {hint}" if hint else "")
+        return _line(f"stage '{stage}': {problem}", hint)
 
 
 class GateError(StillroomError):
@@ -72,7 +79,7 @@ class GateError(StillroomError):
 
     def __str__(self) -> str:
         name, problem, hint = self.args
-        return f"'{name}': {problem}" + (f"; {hint}" if hint else "")
+        return _line(f"'{name}': {problem}", hint)
 
 
 class StoreError(StillroomError):
@@ -83,8 +90,12 @@ class StoreError(StillroomError):
 
     def __str__(self) -> str:
         what, problem, hint = self.args
-        return f"{what}: {problem}" + (f"; {hint}" if hint else "")
+        return _line(f"{what}: {problem}", hint)
 
 
 class UnreachableError(StoreError):
     """An object store doesn't answer, answers with errors, or refuses: nothing is wrong with what it holds."""
+
+
+def _line(text: str, hint: str) -> str:
+    return _CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), f"{text}; {hint}" if hint else text)

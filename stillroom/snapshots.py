@@ -60,7 +60,7 @@ def manifest_of(name: str, store: str | Store) -> dict[str, Any]:
         known = sorted({key.split("/")[1] for key in found.list("snapshots/")})
         raise InputError(name, f"no snapshot of that name in {found.uri}", f"known: {', '.join(known)}" if known else "`stillroom build RECIPE` makes one")
     if number:
-        if not number.isdigit() or int(number) not in numbers:
+        if number not in map(str, numbers):
             raise InputError(name, "no such number", f"{plain} has {', '.join(f'@{n}' for n in numbers[-5:])}")
         chosen = int(number)
     else:

@@ -87,6 +87,26 @@ def test_a_missing_file_is_a_fault_of_its_parameter(recipe):
     assert found.startswith("stage 'raw': path (line 4): '") and "is not there" in found
 
 
+@pytest.mark.parametrize("path", ["a" * 300, "~nobody-of-that-name/x", '"a\\x00b"'])
+def test_what_cannot_be_a_path_is_a_fault_of_its_parameter(recipe, path):
+    (found,) = faults(recipe, HEAD + f"  raw: {{op: ingest.image_folder, path: {path}}}\n")
+    assert found.startswith("stage 'raw': path (line 4): ") and "can't be a path: " in found
+
+
+@pytest.mark.parametrize("ablations", ["[[split]]", "[{split: 1}]", "[7]"])
+def test_an_ablation_that_is_no_name_is_an_unknown_stage(recipe, ablations):
+    text = "  raw: {op: ingest.digits}\n  split: {op: table.split, from: raw}\n  core: {op: prune.random, from: split.train, keep: 10%}\n"
+    text += (
+        f"  proof: {{op: evaluate.student, from: {{candidate: core, raw: split.train, tune: split.validation, test: split.test}}, ablations: {ablations}}}\n"
+    )
+    assert all("ablations (line 7): unknown stage" in found for found in faults(recipe, HEAD + text))
+
+
+def test_a_stage_name_that_only_looks_like_a_number_is_an_unknown_input(recipe):
+    found = faults(recipe, HEAD + "  raw: {op: ingest.digits}\n  part: {op: table.sample, from: {²: raw}, rows: 5}\n")
+    assert any("from.² (line 5): unknown input" in line for line in found)
+
+
 def test_a_control_must_be_on_the_way_to_the_candidate(recipe):
     text = (
         HEAD
