@@ -201,11 +201,16 @@ def _bytes_of(value: bytes | dict[str, Any] | None, inside: Path | None) -> byte
         raise ImageFault("no image")
     if inside is None:
         raise ImageFault(f"no image bytes, and the path '{path}' isn't part of the source")
-    file = (inside / path).resolve()
-    if not file.is_relative_to(inside.resolve()):
-        raise ImageFault(f"the path '{path}' lies outside the source")
-    if not file.is_file():
-        raise ImageFault(f"the path '{path}' is no file")
-    if (size_bytes := file.stat().st_size) > _MAX_IMAGE_BYTES:
-        raise ImageFault(f"{size_bytes:,} bytes > limit {_MAX_IMAGE_BYTES:,}")
-    return file.read_bytes()
+    try:
+        file = (inside / path).resolve()
+        if not file.is_relative_to(inside.resolve()):
+            raise ImageFault(f"the path '{path}' lies outside the source")
+        if not file.is_file():
+            raise ImageFault(f"the path '{path}' is no file")
+        if (size_bytes := file.stat().st_size) > _MAX_IMAGE_BYTES:
+            raise ImageFault(f"{size_bytes:,} bytes > limit {_MAX_IMAGE_BYTES:,}")
+        return file.read_bytes()
+    except ImageFault:
+        raise
+    except (OSError, RuntimeError, ValueError) as error:  # a name too long, a zero byte, no right to read it
+        raise ImageFault(f"the path '{path[:80]}' can't be read: {getattr(error, 'strerror', None) or error}") from error

@@ -3,6 +3,7 @@
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import quote
@@ -13,10 +14,25 @@ from blake3 import blake3
 from pydantic import AfterValidator, BeforeValidator
 
 from stillroom.digests import json_digest
+from stillroom.errors import InputError
 from stillroom.fields import heavy_names
 from stillroom.operators import Rows
 
-__all__ = ["SPLITS", "SPLIT_ORDER", "ClassNames", "by_number", "content_id", "cut", "gather", "own_columns", "pixels_id", "readable", "rejecting", "signature"]
+__all__ = [
+    "SPLITS",
+    "SPLIT_ORDER",
+    "ClassNames",
+    "by_number",
+    "content_id",
+    "cut",
+    "gather",
+    "own_columns",
+    "pixels_id",
+    "readable",
+    "reading",
+    "rejecting",
+    "signature",
+]
 
 # What folders and columns call the splits, and what stillroom calls them.
 SPLITS = {"train": "train", "training": "train", "validation": "validation", "valid": "validation", "val": "validation", "dev": "validation", "test": "test"}
@@ -103,6 +119,22 @@ def gather(samples: Iterable[tuple[Mapping[str, Any], str | None]], schema: pa.S
             rows, reasons, size_bytes = [], [], 0
     if rows:
         yield _batch(rows, reasons, schema)
+
+
+@contextmanager
+def reading(where: str, problem: str) -> Iterator[None]:
+    """Say in one line that a library couldn't read what other people wrote; on damaged files they raise whatever they stumble over.
+
+    Raises:
+        InputError: `where: problem`, and the first line of what the library said.
+    """
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:
+        said = str(error).strip() or type(error).__name__
+        raise InputError(where, f"{problem}: {said.splitlines()[0]}") from error
 
 
 def own_columns(schema: pa.Schema) -> pa.Schema:

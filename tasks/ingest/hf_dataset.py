@@ -14,12 +14,13 @@ from stillroom.images import MAX_PIXELS
 from stillroom.operators import Params, Rows, SourcePath, Unit, source
 from tasks.ingest._columns import Role, Roles, assign, class_names, fields_of, hub_features, id_column, plain, unified
 from tasks.ingest._rows import Origin, parts, repeated, rows_of
-from tasks.ingest._samples import SPLIT_ORDER, SPLITS, ClassNames, own_columns
+from tasks.ingest._samples import SPLIT_ORDER, SPLITS, ClassNames, own_columns, reading
 
 _BATCH_ROWS, _SHARD_ROWS = 128, 8192
 # The readers of `datasets` that we let loose on a folder; others unpack archives, or run their own formats.
 _READERS = ("imagefolder", "parquet", "arrow")
 _NO_SPLIT = ""
+UNREADABLE = "datasets can't read it"
 
 
 class HfDatasetParams(Params):
@@ -40,7 +41,7 @@ class HfDatasetParams(Params):
 def _adds(params: HfDatasetParams, schemas: Mapping[str, pa.Schema]) -> dict[str, pa.DataType | pa.Field]:
     splits = _splits(params)
     schema, roles = _roles(params, splits)
-    labels = (values for held in splits.values() for values in _column(held, roles.columns["label"]))
+    labels = (values for held in splits.values() for values in _column(held, str(params.path), roles.columns["label"]))
     names = class_names(str(params.path), schema, roles, params.classes, labels)
     fields = fields_of(schema, roles, names)
     return fields if _NO_SPLIT in splits else fields | {"split": pa.string()}
@@ -50,7 +51,7 @@ def _units(params: HfDatasetParams) -> list[Unit]:
     splits = _splits(params)
     _, roles = _roles(params, splits)
     key = id_column(params.id)
-    duplicates = repeated((split or "row", _column(held, key)) for split, held in splits.items()) if key else {}
+    duplicates = repeated((split or "row", _column(held, str(params.path), key)) for split, held in splits.items()) if key else {}
     value = {"columns": dict(roles.columns), "passing": list(roles.passing)}
     units = []
     for split, held in splits.items():
@@ -81,7 +82,7 @@ def hf_dataset(unit: Unit, params: HfDatasetParams, schema: pa.Schema) -> Iterat
     roles = Roles(unit.value["columns"], tuple(unit.value["passing"]), params.id)
     origin = Origin(split or "row", dict(unit.value["duplicates"]), inside=params.path, max_pixels=params.max_pixels)
     first_row = unit.start
-    for batch in _batches(_splits(params)[split], unit.start, unit.stop):
+    for batch in _batches(_splits(params)[split], str(params.path), unit.start, unit.stop):
         for part in parts(batch):
             yield _with_split(rows_of(part, first_row, origin, roles, _unsplit(schema, roles)), split, schema)
             first_row += part.num_rows
@@ -138,7 +139,7 @@ def _opened(path: Path) -> Any:
         os.environ[name] = "1"
     import datasets
 
-    try:
+    with reading(str(path), UNREADABLE):
         if (path / "dataset_dict.json").exists() or (path / "state.json").exists():
             return datasets.load_from_disk(str(path))
         # The library leaves locks there, named after the path.
@@ -147,19 +148,18 @@ def _opened(path: Path) -> Any:
             if (reader := type(builder).__module__.rsplit(".", 1)[-1]) not in _READERS:
                 raise InputError(str(path), f"holds data for the reader '{reader}' of datasets", "save_to_disk it, and give that folder")
             return dict(builder.as_streaming_dataset())
-    except (OSError, ValueError, RuntimeError, KeyError, pa.ArrowInvalid) as error:
-        raise InputError(str(path), f"datasets can't read it: {str(error).splitlines()[0]}") from error
 
 
-def _batches(held: Any, start: int, stop: int) -> Iterator[pa.RecordBatch]:
+def _batches(held: Any, where: str, start: int, stop: int) -> Iterator[pa.RecordBatch]:
     """Rows as Arrow batches, not decoded; a stream comes whole."""
     arrow = held.with_format("arrow")
     ranges = ((first, min(first + _BATCH_ROWS, stop)) for first in range(start, stop, _BATCH_ROWS))
-    for table in (arrow[first:last] for first, last in ranges) if hasattr(held, "__len__") else arrow.iter(_BATCH_ROWS):
-        yield from table.combine_chunks().to_batches()
+    with reading(where, UNREADABLE):
+        for table in (arrow[first:last] for first, last in ranges) if hasattr(held, "__len__") else arrow.iter(_BATCH_ROWS):
+            yield from table.combine_chunks().to_batches()
 
 
-def _column(held: Any, column: str) -> Iterator[pa.Array]:
+def _column(held: Any, where: str, column: str) -> Iterator[pa.Array]:
     """One column in its plain type, batch by batch."""
-    for batch in _batches(held.select_columns([column]), 0, len(held) if hasattr(held, "__len__") else 0):
+    for batch in _batches(held.select_columns([column]), where, 0, len(held) if hasattr(held, "__len__") else 0):
         yield batch.column(0).cast(plain(batch.column(0).type))

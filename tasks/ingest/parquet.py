@@ -13,10 +13,11 @@ from stillroom.images import MAX_PIXELS
 from stillroom.operators import Params, Rows, SourcePath, Unit, source
 from tasks.ingest._columns import Role, Roles, assign, class_names, fields_of, id_column, plain, unified
 from tasks.ingest._rows import Origin, parts, repeated, rows_of
-from tasks.ingest._samples import ClassNames, own_columns, readable, signature
+from tasks.ingest._samples import ClassNames, own_columns, readable, reading, signature
 
 # Images are decoded as they come, so few rows at a time are enough.
 _IMAGE_ROWS, _LIGHT_ROWS = 128, 4096
+UNREADABLE = "can't be read as Parquet"
 
 
 class ParquetParams(Params):
@@ -79,13 +80,14 @@ def parquet(unit: Unit, params: ParquetParams, schema: pa.Schema) -> Iterator[Ro
     origin = Origin(readable(name), dict(unit.value["duplicates"]), max_pixels=params.max_pixels)
     wanted = [*roles.columns.values(), *roles.passing, *([key] if (key := id_column(params.id)) else [])]
     file = _opened(params.path, name)
-    for first_row, batch in _read(file, unit, [column for column in dict.fromkeys(wanted) if column in file.schema_arrow.names], "image" in roles.columns):
+    here = [column for column in dict.fromkeys(wanted) if column in file.schema_arrow.names]
+    for first_row, batch in _read(file, _shown(params.path, name), unit, here, "image" in roles.columns):
         for part in parts(batch):
             yield rows_of(part, first_row, origin, roles, schema)
             first_row += part.num_rows
 
 
-def _read(file: Any, unit: Unit, columns: list[str], images: bool) -> Iterator[tuple[int, pa.RecordBatch]]:
+def _read(file: Any, where: str, unit: Unit, columns: list[str], images: bool) -> Iterator[tuple[int, pa.RecordBatch]]:
     """Rows start to stop of a file, with the number of each batch's first row."""
     groups, begins, begin = [], [], 0
     for group in range(file.num_row_groups):
@@ -96,13 +98,14 @@ def _read(file: Any, unit: Unit, columns: list[str], images: bool) -> Iterator[t
         begin += rows
     position = begins[0] if begins else 0
     # A range inside a row group is found by reading past what stands before it.
-    for batch in file.iter_batches(_IMAGE_ROWS if images else _LIGHT_ROWS, row_groups=groups, columns=columns):
-        first, stop = max(unit.start - position, 0), min(unit.stop - position, batch.num_rows)
-        if first < stop:
-            yield position + first, batch.slice(first, stop - first)
-        position += batch.num_rows
-        if position >= unit.stop:
-            return
+    with reading(where, UNREADABLE):
+        for batch in file.iter_batches(_IMAGE_ROWS if images else _LIGHT_ROWS, row_groups=groups, columns=columns):
+            first, stop = max(unit.start - position, 0), min(unit.stop - position, batch.num_rows)
+            if first < stop:
+                yield position + first, batch.slice(first, stop - first)
+            position += batch.num_rows
+            if position >= unit.stop:
+                return
 
 
 def _files(path: Path) -> list[str]:
@@ -122,15 +125,17 @@ def _opened(path: Path, name: str) -> Any:
     """The file of that name as a `pyarrow.parquet.ParquetFile`."""
     import pyarrow.parquet as pq
 
-    file = path / name if path.is_dir() else path
-    try:
-        return pq.ParquetFile(file)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise InputError(readable(str(file)), f"can't be read as Parquet: {str(error).splitlines()[0]}") from error
+    with reading(_shown(path, name), UNREADABLE):
+        return pq.ParquetFile(path / name if path.is_dir() else path)
+
+
+def _shown(path: Path, name: str) -> str:
+    return readable(str(path / name if path.is_dir() else path))
 
 
 def _schema(path: Path, name: str) -> pa.Schema:
-    return _opened(path, name).schema_arrow
+    with reading(_shown(path, name), UNREADABLE):
+        return _opened(path, name).schema_arrow
 
 
 def _column(path: Path, files: list[str], column: str) -> Iterator[pa.Array]:
@@ -138,4 +143,5 @@ def _column(path: Path, files: list[str], column: str) -> Iterator[pa.Array]:
     for name in files:
         file = _opened(path, name)
         if column in file.schema_arrow.names:
-            yield from (batch.column(0).cast(plain(batch.column(0).type)) for batch in file.iter_batches(65_536, columns=[column]))
+            with reading(_shown(path, name), UNREADABLE):
+                yield from (batch.column(0).cast(plain(batch.column(0).type)) for batch in file.iter_batches(65_536, columns=[column]))

@@ -1,5 +1,6 @@
 """ingest.hf_dataset on folders that the `datasets` library itself wrote."""
 
+import json
 from pathlib import Path
 
 import datasets
@@ -137,3 +138,20 @@ def test_two_images_need_a_word(tmp_path):
     with pytest.raises(InputError, match="has 2 columns that may be the image: before, after"):
         ingest(tmp_path / "set")
     assert ingest(tmp_path / "set", columns={"image": "after"})[1] == [None]
+
+
+@pytest.mark.parametrize(("path", "says"), [("x" * 300, "File name too long"), ("a\0b", "embedded null byte"), ("../x.png", "lies outside the source")])
+def test_an_image_that_is_named_by_no_possible_path_is_rejected(tmp_path, path, says):
+    (tmp_path / "rows").mkdir()
+    features = datasets.Features({"image": datasets.Image()})
+    pq.write_table(pa.table({"image": [{"bytes": None, "path": path}]}, schema=features.arrow_schema), tmp_path / "rows" / "train.parquet")
+    _, (reason,) = ingest(tmp_path / "rows")
+    assert says in str(reason)
+
+
+@pytest.mark.parametrize("value", [[], "x", {"features": []}, {"features": {"kind": {"_type": ["ClassLabel"]}}}])
+def test_a_description_of_another_shape_is_one_line(tmp_path, value):
+    dataset(0, 3).save_to_disk(tmp_path / "set")
+    (tmp_path / "set" / "dataset_info.json").write_text(json.dumps(value))
+    with pytest.raises(InputError, match="set: datasets can't read it: "):
+        ingest(tmp_path / "set")

@@ -269,3 +269,12 @@ def test_parameters_are_checked(tmp_path):
         ParquetParams(path=tmp_path, columns={"picture": "jpg"})
     with pytest.raises(ValidationError, match="id"):
         ParquetParams(path=tmp_path, id="uid")
+
+
+def test_a_page_that_is_damaged_is_one_line(tmp_path):
+    file = write(tmp_path / "a.parquet", {"text": [f"text {n}" for n in range(100)]}, compression="none", use_dictionary=False)
+    data = bytearray(file.read_bytes())
+    data[4:30] = b"\xff" * 26  # the first page's header; the footer, which is read first, stays
+    file.write_bytes(data)
+    with pytest.raises(InputError, match=r"a\.parquet: can't be read as Parquet: "):
+        ingest(file)
