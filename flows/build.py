@@ -15,7 +15,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from flows.crashes import Witness, tell_crashed
 from flows.events import Event, Note, StageDone, StageFailed, StageProgress, StageStarted, StageWaiting
 from flows.plan import Plan, Planned, plan_graph
 from flows.publish import Published, publish_build, published_before
@@ -31,11 +30,12 @@ from stillroom.stores import Store
 from storage.leases import lease
 from storage.runs import begin_run, drop_run, end_run, note_run
 from storage.space import full_disk
-from tasks.pool import Pool
 from tasks.specs import StageSpec
 
 if TYPE_CHECKING:
     from flows.artifacts import ProgressBar
+    from flows.crashes import Witness
+    from tasks.pool import Pool
     from tasks.stage import StageCall
 
 __all__ = ["Build", "BuildResult", "build_recipe", "current_build"]
@@ -126,6 +126,8 @@ class Build:
 
     def watch(self, flow_run: str, api: str) -> None:
         """Have the flow run reported as crashed if this process is killed."""
+        from flows.crashes import Witness
+
         note_run(self.store, self._run, flow_run={"id": flow_run, "api": api})
         self._witness = Witness(flow_run)
 
@@ -170,18 +172,20 @@ class Build:
             waiting=lambda holder: self.tell(StageWaiting(planned.name, holder)),
         )
 
-    def pool(self) -> Pool:
+    def pool(self) -> "Pool":
         """The build's pool, started when first asked for."""
         with self._lock:
             if self._pool is None:
                 self._pool = self._new_pool()
             return self._pool
 
-    def _new_pool(self) -> Pool:
+    def _new_pool(self) -> "Pool":
         if self.cluster:
             from tasks.ray_pool import RayPool
 
             return RayPool(self.cluster, self.workers, self._progress, store=self.store)
+        from tasks.pool import Pool
+
         return Pool(self.workers or len(os.sched_getaffinity(0)), self._progress)
 
     def finish(self) -> BuildResult:
@@ -338,6 +342,7 @@ def _built(made: Build, recipe: str, overrides: Sequence[str]) -> BuildResult:
     try:
         if (result := _nothing_to_do(made)) is not None:
             return result
+        from flows.crashes import tell_crashed
         from flows.server import ensure_server
 
         ensure_server(say=lambda text: made.tell(Note(text)))

@@ -8,7 +8,7 @@ from flows.plan import Plan
 from schemas.secrets import redact
 from stillroom.records import Record
 from stillroom.stores import Store
-from storage.publish import list_manifests
+from storage.manifests import list_manifests
 
 __all__ = ["stage_lines"]
 

@@ -2,8 +2,6 @@
 
 from typing import Any
 
-import polars as pl
-
 from flows.plan import Plan
 from schemas.recipe import Promote
 from stillroom.records import Record
@@ -19,6 +17,8 @@ def proof_of(plan: Plan, records: dict[str, Record]) -> dict[str, Any] | None:
     `arms`: per arm rows, learning rate, seeds, accuracy with its 95 % interval, nll, ece, per_class.
     `differences`: gain of one arm against another with its 95 % interval.
     """
+    import polars as pl
+
     stages = [stage for stage in plan.stages if stage.op == "evaluate.student" and stage.name in records]
     if not stages:
         return None

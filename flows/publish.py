@@ -1,7 +1,7 @@
 """From a finished build to a snapshot: gates, publishing, promotion, report."""
 
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
@@ -17,9 +17,11 @@ from stillroom.snapshots import list_snapshots, withdrawn
 from stillroom.snapshots import promoted as current_pointer
 from stillroom.stored import StoredTable, open_table, snapshot_fields
 from stillroom.stores import Store
-from storage import publish as storage_publish
+from storage import manifests
 from tasks.environment import environment
-from tasks.pool import Job, Pool
+
+if TYPE_CHECKING:
+    from tasks.pool import Pool
 
 __all__ = ["Published", "demote", "promote", "publish_build", "published_before"]
 
@@ -42,21 +44,26 @@ def published_before(plan: Plan, records: dict[str, Record]) -> Published | None
     store, recipe, fingerprint = Store(plan.store), plan.graph.recipe, _fingerprint(plan, records)
     found = store.read_json(f"published/{fingerprint}.json")
     if found is None:
-        standing = [manifest for manifest in storage_publish.list_manifests(store, recipe.name) if not withdrawn(store, recipe.name, manifest["number"])]
+        standing = [manifest for manifest in manifests.list_manifests(store, recipe.name) if not withdrawn(store, recipe.name, manifest["number"])]
         made = [manifest for manifest in standing if manifest["table"]["fingerprint"] == fingerprint]
         if not made:
             return None
-        storage_publish.tag_snapshots(store, recipe.name)
+        from storage.publish import tag_snapshots
+
+        tag_snapshots(store, recipe.name)
         return _complete(store, recipe, made[0], same=True)
     return _published(store, store.read_json(f"snapshots/{found['name']}/{found['number']}.json"), same=True)
 
 
-def publish_build(plan: Plan, records: dict[str, Record], pool: Pool, seconds: float) -> Published:
+def publish_build(plan: Plan, records: dict[str, Record], pool: "Pool", seconds: float) -> Published:
     """Check the rows of every split, publish them as one table, promote it if it proves better, write its report.
 
     Raises:
         GateError: a check failed; nothing is published.
     """
+    from storage.publish import publish_manifest, write_snapshot  # Lance: a build that finds its snapshot there doesn't wait for it
+    from tasks.pool import Job
+
     store, recipe = Store(plan.store), plan.graph.recipe
     if before := published_before(plan, records):
         return before
@@ -66,11 +73,11 @@ def publish_build(plan: Plan, records: dict[str, Record], pool: Pool, seconds: f
     if failed:
         raise GateError(recipe.name, f"{len(failed)} of {len(gates)} gates failed, nothing is published: {'; '.join(_told(gate) for gate in failed[:5])}")
     fingerprint = _fingerprint(plan, records)
-    (written,) = pool.run([Job(storage_publish.write_snapshot, (plan.store, recipe.name, splits, recipe.seed, fingerprint))], stage="publish")
+    (written,) = pool.run([Job(write_snapshot, (plan.store, recipe.name, splits, recipe.seed, fingerprint))], stage="publish")
     if not written.unique:
         raise GateError(recipe.name, "two published rows have the same sample id", "a sample belongs to one split only")
     proof = proof_of(plan, records)
-    manifest = storage_publish.publish_manifest(
+    manifest = publish_manifest(
         store,
         {
             "format": 1,
@@ -100,7 +107,7 @@ def publish_build(plan: Plan, records: dict[str, Record], pool: Pool, seconds: f
 def _complete(store: Store, recipe: Recipe, manifest: dict[str, Any], *, same: bool) -> Published:
     """Do what follows manifest and tag, as far as it isn't done: promotion, report, and last the word that nothing is left to do."""
     name, number = manifest["name"], manifest["number"]
-    notes = [] if storage_publish.was_promoted(store, name, number) else _promote_if_better(store, recipe, manifest)
+    notes = [] if manifests.was_promoted(store, name, number) else _promote_if_better(store, recipe, manifest)
     if store.read(f"snapshots/{name}/{number}.html") is None:
         _write_report(store, manifest)
     store.create_json(f"published/{manifest['table']['fingerprint']}.json", {"name": name, "number": number})
@@ -114,9 +121,9 @@ def promote(store: str, ref: str, reason: str) -> dict[str, Any]:
         InputError: there is no such snapshot, or it is a trial.
     """
     name, _, number = ref.partition("@")
-    if not number.isdigit():
+    if not (number.isdecimal() and number.isascii() and len(number) < 19):
         raise InputError(ref, "names no number", f"write {name}@N; `stillroom snapshots` lists them")
-    return storage_publish.promote(Store(store), name, int(number), reason)
+    return manifests.promote(Store(store), name, int(number), reason)
 
 
 def demote(store: str, name: str, reason: str) -> dict[str, Any]:
@@ -125,7 +132,7 @@ def demote(store: str, name: str, reason: str) -> dict[str, Any]:
     Raises:
         InputError: nothing of that name is promoted.
     """
-    return storage_publish.demote(Store(store), name, reason)
+    return manifests.demote(Store(store), name, reason)
 
 
 def _splits(plan: Plan, records: dict[str, Record]) -> list[tuple[str, TableRef]]:
@@ -236,7 +243,7 @@ def _promote_if_better(store: Store, recipe: Recipe, manifest: dict[str, Any]) -
     ok, why = verdict(recipe.publish.promote, manifest["proof"], current)
     if not ok:
         return [f"{ref} is not promoted: {why}"]
-    storage_publish.promote(store, recipe.name, manifest["number"], why)
+    manifests.promote(store, recipe.name, manifest["number"], why)
     return [f"{ref} is promoted: {why}"]
 
 
@@ -245,7 +252,7 @@ def _write_report(store: Store, manifest: dict[str, Any]) -> None:
 
     by_name = {stage["name"]: stage for stage in manifest["stages"]}
     html = render(manifest, lambda name: open_table(store, by_name[name]["table"]), lambda name: open_table(store, by_name[name]["removed"]))
-    storage_publish.write_report(store, manifest["name"], manifest["number"], html)
+    manifests.write_report(store, manifest["name"], manifest["number"], html)
 
 
 def _published(store: Store, manifest: dict[str, Any], *, same: bool, notes: list[str] | None = None) -> Published:

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from flows.build import Listener, build_recipe
+from flows.home import home
 from flows.resolve import source_paths
-from flows.server import home
 from schemas.secrets import REDACTED
 from stillroom import registry
 from stillroom.digests import json_digest

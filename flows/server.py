@@ -31,9 +31,10 @@ from urllib.error import HTTPError, URLError
 from urllib.parse import urlsplit
 from urllib.request import ProxyHandler, build_opener, urlopen
 
+from flows.home import home
 from stillroom.errors import InputError
 
-__all__ = ["Server", "ensure_server", "home", "public_url", "server_status", "stop_server"]
+__all__ = ["Server", "ensure_server", "public_url", "server_status", "stop_server"]
 
 HOST = "127.0.0.1"
 # Twice what the slowest first start (migrations, the UI's files) took on two busy cores.
@@ -73,13 +74,6 @@ class Server:
     def ui_url(self) -> str:
         """Where the UI is, for a browser."""
         return self.url.rstrip("/").removesuffix("/api")
-
-
-def home() -> Path:
-    """The folder of this user's server, made if need be, readable by nobody else."""
-    folder = Path(os.environ.get("STILLROOM_HOME") or "~/.stillroom").expanduser().absolute()
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    return folder
 
 
 def ensure_server(*, port: int | None = None, say: Callable[[str], None] | None = None) -> str:

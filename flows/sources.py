@@ -10,7 +10,7 @@ from pathlib import Path
 
 from blake3 import blake3
 
-from flows.server import home
+from flows.home import home
 from stillroom.digests import json_digest
 
 __all__ = ["content_digest"]

@@ -354,8 +354,9 @@ def _decorator(shape: Shape, **declared: Any) -> Callable[[Callable[..., Any]], 
 
 def _params_of(fn: Callable[..., Any]) -> type[Params]:
     """The Params model that the function's `params` argument is annotated with; none means no parameters."""
-    annotation = inspect.signature(fn, eval_str=True).parameters.get("params")
-    return annotation.annotation if annotation else Params
+    declared = inspect.get_annotations(fn).get("params", Params)
+    # Text where the module has `from __future__ import annotations`. The others stay as they are: they may name what is imported for types alone.
+    return eval(declared, fn.__globals__) if isinstance(declared, str) else declared
 
 
 def _first_line(fn: Callable[..., Any]) -> str:

@@ -7,6 +7,7 @@ changes a kernel raises `KERNEL`: `probe_digest` fails on stored views otherwise
 """
 
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -59,8 +60,7 @@ def replay(pixels_BCHW: np.ndarray | Sequence[np.ndarray], views: pa.StructArray
     Raises:
         StoreError: views of another kernel, or drawn for images of another size.
     """
-    if contract["kernel"] != KERNEL:
-        raise StoreError("views", f"were made by replay kernel {contract['kernel']}, and this stillroom has kernel {KERNEL}", "build them again")
+    _require_kernel(contract)
     records = {field.name: views.field(field.name).to_numpy(zero_copy_only=False) for field in VIEW_TYPE}
     side_px = contract["side_px"]
     if isinstance(pixels_BCHW, np.ndarray):
@@ -69,7 +69,22 @@ def replay(pixels_BCHW: np.ndarray | Sequence[np.ndarray], views: pa.StructArray
 
 
 def probe_digest(contract: Mapping[str, Any]) -> str:
-    """Replay 64 fixed views of a fixed image and hash the pixels: the digest says which kernels are at work."""
+    """Replay 64 fixed views of a fixed image and hash the pixels: the digest says which kernels are at work.
+
+    Raises:
+        StoreError: views of another kernel.
+    """
+    _require_kernel(contract)
+    return _probe(contract["side_px"])
+
+
+def _require_kernel(contract: Mapping[str, Any]) -> None:
+    if contract["kernel"] != KERNEL:
+        raise StoreError("views", f"were made by replay kernel {contract['kernel']}, and this stillroom has kernel {KERNEL}", "build them again")
+
+
+@cache  # kernels don't change while a process lives, and a recipe asks for each stage with views
+def _probe(side_px: int | None) -> str:
     height, width, count = 41, 53, 64
     y, x, channel = np.ogrid[:height, :width, :2]
     # Smooth in one channel and rough in the other; integers only.
@@ -88,12 +103,12 @@ def probe_digest(contract: Mapping[str, Any]) -> str:
         "scale_y": 10000 + number * 173 % 4001 - 2000,
         "scale_x": 10000 + number * 311 % 4001 - 2000,
     }
-    views = pa.StructArray.from_arrays([pa.array(columns[field.name], field.type) for field in VIEW_TYPE], fields=list(VIEW_TYPE))
+    records = {field.name: columns[field.name].astype(field.type.to_pandas_dtype()) for field in VIEW_TYPE}
     pixels = np.broadcast_to(image_HWC.astype(np.uint8).transpose(2, 0, 1), (count, 2, height, width))
     hasher = blake3()
     # At the image's own size too: a side of 8 px would show little of a kernel.
-    for side_px in (contract["side_px"], None):
-        hasher.update(replay(pixels, views, {**contract, "side_px": side_px}).tobytes())
+    for side in (side_px, None):
+        hasher.update(_replay_equal(pixels, records, side).tobytes())
     return hasher.hexdigest()
 
 

@@ -23,8 +23,8 @@ from stillroom.stores import Store
 from storage.alive import holder_words
 from storage.inventory import Inventory, whole_inventory
 from storage.leases import Lease, lease
+from storage.manifests import withdraw
 from storage.needed import Needed, keep_all, logged_runs
-from storage.publish import withdraw
 from storage.runs import live_runs
 from storage.seen import Seen, seen_by
 from storage.sweep import Removal, Sweep, carry_out, removing

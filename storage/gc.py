@@ -25,8 +25,8 @@ from stillroom.stores import Store
 from storage.alive import holder_words
 from storage.inventory import whole_inventory
 from storage.leases import lease
+from storage.manifests import withdraw
 from storage.needed import Policy, choose, logged_runs, needed
-from storage.publish import withdraw
 from storage.runs import live_runs
 from storage.space import full_disk
 from storage.sweep import FILES, LEFT_OVER, OBJECTS, Removal, Sweep, carry_out, removing

@@ -23,7 +23,8 @@ from stillroom.sealed import unseal
 from stillroom.snapshots import withdrawn
 from stillroom.stores import Store
 from storage.export import FORMAT, MANIFEST, REPORT, Report, about_export, false_hash
-from storage.publish import list_manifests, publish_manifest, write_version
+from storage.manifests import list_manifests
+from storage.publish import publish_manifest, write_version
 from storage.runs import begin_run, end_run
 from storage.tombstones import read_tombstones
 from storage.whole import file_digest

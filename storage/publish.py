@@ -14,31 +14,24 @@ import numpy as np
 import pyarrow as pa
 
 from stillroom.draws import Draw
-from stillroom.errors import InputError
 from stillroom.format import prepare
 from stillroom.integrity import file_facts
 from stillroom.records import TableRef
 from stillroom.remote import ask
-from stillroom.sealed import seal_text
-from stillroom.snapshots import promoted, withdrawn
+from stillroom.snapshots import withdrawn
 from stillroom.stored import StoredTable, snapshot_fields, table_bytes
 from stillroom.stores import Store
 from stillroom.tables import one_array
 from storage.commits import commit_fragments, data_files, version_facts, write_batches
+from storage.manifests import list_manifests
 from storage.space import room_for, snapshot_bytes
 from storage.tally import Tally, checked_tally
 
 __all__ = [
     "WrittenSnapshot",
-    "demote",
-    "list_manifests",
-    "promote",
     "publish_manifest",
     "snapshot_order",
     "tag_snapshots",
-    "was_promoted",
-    "withdraw",
-    "write_report",
     "write_snapshot",
     "write_version",
 ]
@@ -132,70 +125,6 @@ def tag_snapshots(store: Store, name: str) -> None:
     for manifest in list_manifests(store, name):
         if not withdrawn(store, name, manifest["number"]):
             _tag(store, manifest)
-
-
-def was_promoted(store: Store, name: str, number: int) -> bool:
-    """Whether a snapshot was promoted ever, also if it was demoted since."""
-    return any(store.read_json(key)["number"] == number for key in store.list(f"promoted/{name}/"))
-
-
-def list_manifests(store: Store, name: str) -> list[dict[str, Any]]:
-    """All manifests of a name, by number."""
-    found = [store.read_json(key) for key in store.list(f"snapshots/{name}/") if key.endswith(".json")]
-    return sorted(found, key=lambda manifest: int(manifest["number"]))
-
-
-def write_report(store: Store, name: str, number: int, html: str) -> str:
-    """Put a snapshot's report beside its manifest; returns its path or key."""
-    key = f"snapshots/{name}/{number}.html"
-    store.put(key, seal_text(html))
-    return str(store.local / key) if store.local else f"{store.uri}/{key}"
-
-
-def promote(store: Store, name: str, number: int, reason: str) -> dict[str, Any]:
-    """Write the next pointer, to snapshot `number`.
-
-    Raises:
-        InputError: there is no such snapshot, it is a trial, or it was withdrawn.
-    """
-    manifest = store.read_json(f"snapshots/{name}/{number}.json")
-    if manifest is None:
-        raise InputError(f"{name}@{number}", "no such snapshot", "`stillroom snapshots` lists them")
-    if manifest["trial"]:
-        raise InputError(f"{name}@{number}", "is a trial on a part of the data and is never promoted", "build it without --rows")
-    if mark := withdrawn(store, name, number):
-        raise InputError(f"{name}@{number}", f"was withdrawn at {mark['at']}: {mark['reason']}", mark["way_out"])
-    return _point(store, name, reason, lambda standing: [*standing, number])
-
-
-def demote(store: Store, name: str, reason: str) -> dict[str, Any]:
-    """Take the latest promotion back: the last one below it that wasn't withdrawn counts again, or none.
-
-    Raises:
-        InputError: nothing of that name is promoted.
-    """
-    before = promoted(store, name)
-    if before is None or before["number"] is None:
-        raise InputError(name, "nothing of that name is promoted", "`stillroom snapshots` lists what there is")
-    return _point(store, name, reason, lambda standing: [number for number in standing[:-1] if not withdrawn(store, name, number)])
-
-
-def withdraw(store: Store, snapshot: str, *, by: str, reason: str, at: str, way_out: str) -> None:
-    """Mark a snapshot, such as `digits@3`, as one whose table goes; number and manifest stay, and `open` says why it is refused."""
-    name, _, number = snapshot.partition("@")
-    mark = {"name": name, "number": int(number), "reason": reason, "by": by, "at": at, "way_out": way_out}
-    store.create_json(f"withdrawn/{name}/{number}.json", mark)
-
-
-def _point(store: Store, name: str, reason: str, move: Callable[[list[int]], list[int]]) -> dict[str, Any]:
-    """Write the next pointer. It holds all promotions that stand, oldest first: the last one counts."""
-    while True:
-        before = promoted(store, name) or {"k": 0, "standing": []}
-        k, standing = before["k"] + 1, move(before["standing"])
-        number = standing[-1] if standing else None
-        pointer = {"k": k, "name": name, "number": number, "standing": standing, "reason": reason, "at": datetime.now(UTC).isoformat(timespec="seconds")}
-        if store.create_json(f"promoted/{name}/{k}.json", pointer):
-            return pointer
 
 
 def _column(found: pa.Table, field: pa.Field) -> pa.Array:

@@ -1,13 +1,15 @@
 """filter.exact_duplicates: drop or tag rows whose image has the same bytes as another's."""
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-import polars as pl
 import pyarrow as pa
 from pydantic import Field
 
 from stillroom.operators import Params, select
+
+if TYPE_CHECKING:
+    import polars as pl
 
 # Whose copy stays: what is measured on stays, and what is trained on goes.
 _PRECEDENCE = {"test": 0, "validation": 1}
@@ -24,7 +26,7 @@ def _adds(params: ExactDuplicatesParams, schemas: Mapping[str, pa.Schema]) -> di
 
 
 @select(version=1, requires=["image_hash"], adds=_adds)
-def exact_duplicates(frames: dict[str, pl.DataFrame], params: ExactDuplicatesParams) -> pl.DataFrame:
+def exact_duplicates(frames: "dict[str, pl.DataFrame]", params: ExactDuplicatesParams) -> "pl.DataFrame":
     """Keep one row of those with the same image bytes: the first in table order.
 
     Where there is a column `split`, a row in test stays before one in validation, and that before all
@@ -32,6 +34,8 @@ def exact_duplicates(frames: dict[str, pl.DataFrame], params: ExactDuplicatesPar
     measured. Rows without an image are nobody's duplicates. `duplicate_of` (string) is the sample id
     of the row that stays, null for a row that has no twin before it.
     """
+    import polars as pl
+
     samples = frames["samples"].with_row_index("row")
     last = len(_PRECEDENCE)
     precedence = pl.col("split").replace_strict(_PRECEDENCE, default=last, return_dtype=pl.Int64) if "split" in samples.columns else pl.lit(last)

@@ -1,15 +1,17 @@
 """filter.near_duplicates: drop or tag pictures that look like an earlier one."""
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-import polars as pl
 import pyarrow as pa
 from pydantic import Field
 
 from stillroom.operators import Params, select
 from tasks.neighbours import HammingIndex
+
+if TYPE_CHECKING:
+    import polars as pl
 
 # N rows, U different hashes
 
@@ -37,7 +39,7 @@ def _adds(params: NearDuplicatesParams, schemas: Mapping[str, pa.Schema]) -> dic
     prepare="score.perceptual_hash",
     adds=_adds,
 )
-def near_duplicates(frames: dict[str, pl.DataFrame], params: NearDuplicatesParams) -> pl.DataFrame:
+def near_duplicates(frames: "dict[str, pl.DataFrame]", params: NearDuplicatesParams) -> "pl.DataFrame":
     """Keep one picture of each group of near duplicates, by perceptual hash.
 
     Rows are met in table order, where there is a `split` those of test first, then those of
@@ -46,6 +48,8 @@ def near_duplicates(frames: dict[str, pl.DataFrame], params: NearDuplicatesParam
     duplicate looks like the row that its reason names, and no chain of likenesses joins two that
     differ. Rows without a hash (flat pictures) are compared with none, and stay.
     """
+    import polars as pl
+
     samples = frames["samples"]
     precedence = _precedence(samples)
     hashed = np.flatnonzero(samples["phash"].is_not_null().to_numpy())
@@ -63,8 +67,10 @@ def near_duplicates(frames: dict[str, pl.DataFrame], params: NearDuplicatesParam
     return pl.DataFrame({"reason": reasons}, schema={"reason": pl.String})
 
 
-def _precedence(samples: pl.DataFrame) -> np.ndarray:
+def _precedence(samples: "pl.DataFrame") -> np.ndarray:
     """How early a row is met: test 0, validation 1, the rest 2."""
+    import polars as pl
+
     if "split" not in samples.columns:
         return np.full(samples.height, len(_PRECEDENCE))
     places = {split: place for place, split in enumerate(_PRECEDENCE)}

@@ -2,14 +2,16 @@
 
 from decimal import ROUND_HALF_UP, Decimal
 from fractions import Fraction as Ratio
-from typing import Literal, Self
+from typing import TYPE_CHECKING, Literal, Self
 
 import numpy as np
-import polars as pl
 from pydantic import Field, model_validator
 
 from schemas.quantities import Fraction
 from stillroom.operators import Params
+
+if TYPE_CHECKING:
+    import polars as pl
 
 __all__ = ["Budget", "Pool", "Verdicts", "places", "pools", "quotas", "rounded"]
 
@@ -53,7 +55,7 @@ class Pool:
 class Verdicts:
     """Which rows leave, why, and whether by choice or for a fault; rows without a label leave where the budget goes by it."""
 
-    def __init__(self, samples: pl.DataFrame, budget: Budget) -> None:
+    def __init__(self, samples: "pl.DataFrame", budget: Budget) -> None:
         self._reasons: list[str | None] = [None] * samples.height
         self._faulty = np.zeros(samples.height, bool)
         if budget.balance != "none":
@@ -68,14 +70,16 @@ class Verdicts:
         """Not fit to be judged: counts towards the recipe's `max_rejects`."""
         self._reasons[row], self._faulty[row] = reason, True
 
-    def frame(self) -> pl.DataFrame:
+    def frame(self) -> "pl.DataFrame":
         """A line per row: `reason` and `kind`, both null where the row stays."""
+        import polars as pl
+
         lines = pl.DataFrame({"reason": self._reasons, "faulty": self._faulty}, schema_overrides={"reason": pl.String})
         kind = pl.when(pl.col("faulty")).then(pl.lit("rejected")).when(pl.col("reason").is_not_null()).then(pl.lit("dropped"))
         return lines.select("reason", kind.alias("kind"))
 
 
-def pools(samples: pl.DataFrame, budget: Budget) -> list[Pool]:
+def pools(samples: "pl.DataFrame", budget: Budget) -> list[Pool]:
     """The classes in the order of their labels, or one pool of all rows; rows without a label are in none."""
     if budget.balance == "none":
         return [Pool("the table", np.arange(samples.height))]

@@ -1,15 +1,17 @@
 """prune.by_score: keep the rows at one end, or in the middle, of a score's ranking."""
 
-from typing import Literal, Self
+from typing import TYPE_CHECKING, Literal, Self
 
 import numpy as np
-import polars as pl
 from pydantic import Field, model_validator
 
 from schemas.quantities import Fraction
 from stillroom.errors import InputError
 from stillroom.operators import select
 from tasks.prune._budget import Budget, Pool, Verdicts, places, pools, quotas, rounded
+
+if TYPE_CHECKING:
+    import polars as pl
 
 # Which end of a score belongs to the hard rows, by the definitions in docs/operators/prune/by_score.md.
 HARD_END = {"el2n": "high", "grand": "high", "forgetting": "high", "entropy": "high", "loss": "high", "aum": "low", "margin": "low", "confidence": "low"}
@@ -37,7 +39,7 @@ class ByScoreParams(Budget):
 
 
 @select(version=1, requires=lambda params: [params.score, *params.columns()])
-def by_score(frames: dict[str, pl.DataFrame], params: ByScoreParams) -> pl.DataFrame:
+def by_score(frames: "dict[str, pl.DataFrame]", params: ByScoreParams) -> "pl.DataFrame":
     """Keep the easiest, the hardest or the middle rows of each class by a score.
 
     Rows of a class are ranked from easy to hard, ties by sample id. Of n ranked rows, the hardest
@@ -68,8 +70,10 @@ def by_score(frames: dict[str, pl.DataFrame], params: ByScoreParams) -> pl.DataF
     return verdicts.frame()
 
 
-def _score(samples: pl.DataFrame, name: str) -> np.ndarray:
+def _score(samples: "pl.DataFrame", name: str) -> np.ndarray:
     """The score of each row, float64 [N], NaN where there is none."""
+    import polars as pl
+
     column = samples[name]
     if not column.dtype.is_numeric():
         raise InputError(f"score '{name}'", f"holds {column.dtype}, not numbers")

@@ -1,13 +1,17 @@
 """prune.k_medoids: keep rows that stand for the others, by distance of a vector column."""
 
+from typing import TYPE_CHECKING
+
 import numpy as np
-import polars as pl
 import pyarrow as pa
 from pydantic import Field
 
 from stillroom.operators import Draw, select
 from tasks.prune._budget import Budget, Verdicts, pools, quotas
 from tasks.prune._medoids import k_medoids as cluster
+
+if TYPE_CHECKING:
+    import polars as pl
 
 
 class KMedoidsParams(Budget):
@@ -25,7 +29,7 @@ class KMedoidsParams(Budget):
     adds={"cluster_size": pa.int32()},
     random=True,
 )
-def k_medoids(frames: dict[str, pl.DataFrame], vectors: dict[str, np.ndarray], params: KMedoidsParams, draw: Draw) -> pl.DataFrame:
+def k_medoids(frames: "dict[str, pl.DataFrame]", vectors: dict[str, np.ndarray], params: KMedoidsParams, draw: Draw) -> "pl.DataFrame":
     """Keep the medoids of each class: rows with the least sum of distances from the others to them.
 
     Euclidean distance; FasterPAM from a k-means++ start, keyed by (seed, class), over rows in the order of
@@ -33,6 +37,8 @@ def k_medoids(frames: dict[str, pl.DataFrame], vectors: dict[str, np.ndarray], p
     `cluster_size` is the number of rows that have this one as their nearest, itself included. Rows
     with NaN or infinity in their vector are rejected.
     """
+    import polars as pl
+
     samples, vectors_ND = frames["samples"], vectors[params.vectors]
     verdicts = Verdicts(samples, params)
     cluster_size: list[int | None] = [None] * samples.height

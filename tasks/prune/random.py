@@ -1,9 +1,12 @@
 """prune.random: keep a random choice, the baseline of every other one."""
 
-import polars as pl
+from typing import TYPE_CHECKING
 
 from stillroom.operators import Draw, select
 from tasks.prune._budget import Budget, Verdicts, places, pools, quotas
+
+if TYPE_CHECKING:
+    import polars as pl
 
 
 class RandomParams(Budget):
@@ -11,7 +14,7 @@ class RandomParams(Budget):
 
 
 @select(version=1, requires=lambda params: params.columns(), random=True)
-def random(frames: dict[str, pl.DataFrame], params: RandomParams, draw: Draw) -> pl.DataFrame:
+def random(frames: "dict[str, pl.DataFrame]", params: RandomParams, draw: Draw) -> "pl.DataFrame":
     """Keep a random choice of rows, the same number of each class unless told otherwise.
 
     A row's luck hangs on the seed and its id alone: a larger budget keeps all that a smaller one

@@ -1,13 +1,18 @@
 """prune.random_like: a random choice of the size of another one, class by class: a control's twin."""
 
-import polars as pl
+from typing import TYPE_CHECKING
 
 from stillroom.operators import Draw, Input, Params, select
 
+if TYPE_CHECKING:
+    import polars as pl
+
 
 @select(version=1, random=True, hidden=True, inputs={"samples": Input(), "like": Input(reference=True)})
-def random_like(frames: dict[str, pl.DataFrame], params: Params, draw: Draw) -> pl.DataFrame:
+def random_like(frames: "dict[str, pl.DataFrame]", params: Params, draw: Draw) -> "pl.DataFrame":
     """Keep at random as many rows of each class as `like` has; without labels, as many in all."""
+    import polars as pl
+
     samples, like = frames["samples"], frames["like"]
     by = "label" if "label" in samples.columns and "label" in like.columns else None
     ranks = pl.Series("rank", draw.order(samples["sample_id"].to_list()).argsort())

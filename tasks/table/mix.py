@@ -2,13 +2,15 @@
 
 from collections.abc import Mapping
 from fractions import Fraction
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
-import polars as pl
 from pydantic import Field
 
 from stillroom.errors import InputError
 from stillroom.operators import Draw, Input, Params, select
+
+if TYPE_CHECKING:
+    import polars as pl
 
 Weight = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
@@ -22,7 +24,7 @@ class MixParams(Params):
 
 
 @select(version=1, inputs={"*": Input()}, random=True)
-def mix(frames: dict[str, pl.DataFrame], params: MixParams, draw: Draw) -> pl.DataFrame:
+def mix(frames: "dict[str, pl.DataFrame]", params: MixParams, draw: Draw) -> "pl.DataFrame":
     """Put the rows of all inputs one after another, in the order of the inputs' names (of a list: its own).
 
     Of two rows with one id the later is dropped. Under `weights` the mix is then the largest that has
@@ -32,6 +34,8 @@ def mix(frames: dict[str, pl.DataFrame], params: MixParams, draw: Draw) -> pl.Da
     Raises:
         InputError: weights don't name just the inputs, or one of these is empty.
     """
+    import polars as pl
+
     names = sorted(frames, key=_place)
     parts = [frames[name].select("sample_id", pl.lit(name).alias("input"), pl.int_range(pl.len(), dtype=pl.Int64).alias("row")) for name in names]
     lines = pl.concat(parts)
@@ -57,8 +61,10 @@ def _shares(weights: Mapping[str, float] | list[float], names: list[str]) -> dic
     return {name: weight / sum(exact.values()) for name, weight in exact.items()}
 
 
-def _over_its_share(lines: pl.DataFrame, shares: Mapping[str, Fraction], draw: Draw) -> pl.Series:
+def _over_its_share(lines: "pl.DataFrame", shares: Mapping[str, Fraction], draw: Draw) -> "pl.Series":
     """The reasons of `lines`, and one for each row that is over its input's share."""
+    import polars as pl
+
     left = {name: lines.with_row_index("line").filter((pl.col("input") == name) & pl.col("reason").is_null()) for name in shares}
     if empty := [name for name, rows in left.items() if not rows.height]:
         raise InputError("weights", f"input '{empty[0]}' has no rows of its own, so its share can't be met")

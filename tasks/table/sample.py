@@ -1,9 +1,13 @@
 """table.sample: a stratified sample of a table, for trials on a part of the data."""
 
-import polars as pl
+from typing import TYPE_CHECKING
+
 from pydantic import Field
 
 from stillroom.operators import Draw, Params, select
+
+if TYPE_CHECKING:
+    import polars as pl
 
 
 class SampleParams(Params):
@@ -13,12 +17,14 @@ class SampleParams(Params):
 
 
 @select(version=1, random=True)
-def sample(frames: dict[str, pl.DataFrame], params: SampleParams, draw: Draw) -> pl.DataFrame:
+def sample(frames: "dict[str, pl.DataFrame]", params: SampleParams, draw: Draw) -> "pl.DataFrame":
     """Keep so many rows at random, each class in proportion.
 
     Rows are ranked at random within their class, and those of the lowest rank, as a share of the
     class, are kept: no class is off its share by more than one row. Without a `label`, all are one class.
     """
+    import polars as pl
+
     frame = frames["samples"]
     ranks = draw.order(frame["sample_id"].to_list())
     place = pl.Series("place", ranks.argsort())

@@ -70,13 +70,13 @@ def one_line(error: pytest.ExceptionInfo[StillroomError]) -> str:
 # Reuse
 
 
-def test_a_second_build_reuses_everything_without_prefect(digits):
+def test_a_second_build_reuses_everything_without_loading_what_runs(digits):
     recipe, store = digits
     code = f"""
 import json, sys
 from flows.build import build_recipe
 result = build_recipe({str(recipe)!r}, {str(store)!r})
-json.dump([result.reused_all, result.snapshot, [line["state"] for line in result.stages], sorted({{"prefect", "torch"}} & set(sys.modules))], sys.stdout)
+json.dump([result.reused_all, result.snapshot, [line["state"] for line in result.stages], sorted({{"prefect", "torch", "lance", "polars", "pandas", "multiprocessing"}} & set(sys.modules))], sys.stdout)
 """
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert json.loads(ran.stdout) == [True, "digits@1", ["Reused"] * 4, []]
@@ -249,7 +249,7 @@ def test_the_promoted_snapshot_is_the_one_that_opens(recipe: Callable[[str], Pat
 
 
 def test_every_promotion_can_be_taken_back(tmp_path):
-    from storage.publish import promote as point_at
+    from storage.manifests import promote as point_at
 
     store = Store(tmp_path)
     for number in (1, 2):

@@ -137,9 +137,9 @@ def test_a_split_travels_by_pickle_to_a_spawned_process():
     assert torch.equal(item["image"], expected["image"])
 
 
-def test_views_of_other_kernels_are_refused_at_the_first_read(monkeypatch):
+def test_views_of_other_kernels_are_refused_at_the_first_read(put_kernel):
     split = TorchSplit(split_with_views(), views="stored")
-    monkeypatch.setattr("stillroom.replay._fixed", lambda values: np.floor(values * 65536).astype(np.int32))
+    put_kernel("_fixed", lambda values: np.floor(values * 65536).astype(np.int32))
     with pytest.raises(StoreError, match="replays otherwise"):
         split[0]
 

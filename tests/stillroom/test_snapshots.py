@@ -14,7 +14,8 @@ from stillroom.images import decode, encode_png
 from stillroom.stored import hashes, with_hashes
 from stillroom.stores import Store
 from storage.commits import commit_fragments, version_facts, write_batches
-from storage.publish import promote, publish_manifest
+from storage.manifests import promote
+from storage.publish import publish_manifest
 
 SCHEMA = with_hashes(pa.schema([("sample_id", pa.string()), image_field(), label_field(["dark", "light"]), ("split", pa.string())]))
 
@@ -122,3 +123,10 @@ def test_an_earlier_number_stays_as_it_was(pets):
     publish(pets, "pets", ["train"] * 9)
     assert snapshots.open("pets@1", pets).polars("train").equals(before)
     assert snapshots.open("pets@3", pets).splits == {"train": 9}
+
+
+@pytest.mark.parametrize("number", ["²", "٣", "9" * 5000, "-1", "1.json"])
+def test_a_number_that_only_looks_like_one_is_refused(store, number):
+    publish(store, "grey", ["train"])
+    with pytest.raises(InputError, match="no such number; grey has @1"):
+        snapshots.open(f"grey@{number}", store)

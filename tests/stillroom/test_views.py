@@ -7,7 +7,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import ks_2samp
 
-import stillroom.replay
 from stillroom.draws import Draw
 from stillroom.errors import StoreError
 from stillroom.soft_labels import soft_label_type
@@ -134,10 +133,10 @@ def nearest(starts_B, sizes_B, side):
         ("_cosine_sine", lambda angle: (np.cos(angle / 5729.0), np.sin(angle / 5729.0))),
     ],
 )
-def test_another_kernel_fails_the_probe(monkeypatch, name, kernel):
+def test_another_kernel_fails_the_probe(put_kernel, name, kernel):
     field = views_field(view_contract(ViewPolicy(side_px=16)), soft_label_type(10, 5), LABEL)
     check_contract(field)
-    monkeypatch.setattr(stillroom.replay, name, kernel)
+    put_kernel(name, kernel)
     with pytest.raises(StoreError, match=r"column 'views': replays otherwise than when it was made .*build it again") as caught:
         check_contract(field)
     assert "\n" not in str(caught.value)

@@ -20,7 +20,8 @@ from stillroom.stored import hash_field, hashes, table_bytes
 from stillroom.stores import Store
 from stillroom.views import ViewPolicy, draw_views, view_contract, views_field
 from storage.commits import commit_fragments, data_files, version_facts, write_batches
-from storage.publish import publish_manifest, write_report
+from storage.manifests import write_report
+from storage.publish import publish_manifest
 from storage.tally import Tally
 
 

@@ -23,8 +23,7 @@ from stillroom.snapshots import list_snapshots, manifest_of
 from stillroom.snapshots import open as open_snapshot
 from stillroom.stored import StoredTable
 from stillroom.stores import Store
-from storage import publish as publishing
-from storage import sweep
+from storage import manifests, sweep
 from storage.alive import this_process
 from storage.commits import commit_fragments, version_facts, write_batches
 from storage.gc import Policy, gc
@@ -126,7 +125,7 @@ def test_a_dropped_snapshot_keeps_its_manifest_and_says_why_it_is_refused(mine):
         assert open_snapshot(snapshot, mine, verify=True).table("train").frame().height
     assert set(lancedb.connect(mine.uri).open_table("mini").tags.list()) >= {"v1", "v3"}
     with pytest.raises(InputError, match="mini@2: was withdrawn"):
-        publishing.promote(mine, "mini", 2, "why not")
+        manifests.promote(mine, "mini", 2, "why not")
 
 
 def test_origins_and_scores_of_kept_stages_stay(mine):
@@ -295,9 +294,9 @@ def test_policies(pets, policy, kept):
 
 def test_the_promoted_one_stays_and_the_one_that_demote_brings_back(pets):
     for number in (1, 2, 4):
-        publishing.promote(pets, "pets", number, "better")
+        manifests.promote(pets, "pets", number, "better")
     assert gc(pets, Policy(keep_last=1)).kept == ["pets@2", "pets@3", "pets@4", "pets@5"]
-    assert [publishing.demote(pets, "pets", "worse")["number"] for _ in range(2)] == [2, None]
+    assert [manifests.demote(pets, "pets", "worse")["number"] for _ in range(2)] == [2, None]
 
 
 def test_a_policy_that_makes_no_sense_is_refused(pets):

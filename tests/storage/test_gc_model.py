@@ -15,8 +15,7 @@ from stillroom.records import Record, read_record
 from stillroom.snapshots import open as open_snapshot
 from stillroom.stored import StoredTable
 from stillroom.stores import Store
-from storage import publish as publishing
-from storage import sweep
+from storage import manifests, sweep
 from storage.commits import commit_fragments, version_facts, write_batches
 from storage.gc import Policy, gc
 from storage.records import put_record
@@ -118,7 +117,7 @@ class AnyStore(RuleBasedStateMachine):
         self._promote(data.draw(st.sampled_from(sorted(set(self.snapshots) - self.withdrawn))))
 
     def _promote(self, number: int) -> None:
-        publishing.promote(self.store, "pets", number, "better")
+        manifests.promote(self.store, "pets", number, "better")
         self.promoted.append(number)
 
     @rule(keep_last=st.sampled_from([None, 0, 1, 2]), survives=st.sampled_from([None, 0, 1, 3, 8]))

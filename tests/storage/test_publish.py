@@ -16,7 +16,8 @@ from stillroom.snapshots import promoted
 from stillroom.stored import StoredTable, hashes, with_hashes
 from stillroom.stores import Store
 from storage.commits import commit_fragments, write_batches
-from storage.publish import list_manifests, promote, publish_manifest, snapshot_order, write_snapshot
+from storage.manifests import list_manifests, promote
+from storage.publish import publish_manifest, snapshot_order, write_snapshot
 from storage.records import put_record
 
 SCHEMA = with_hashes(pa.schema([("sample_id", pa.string()), image_field(), ("split", pa.string())]))

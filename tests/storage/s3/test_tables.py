@@ -14,7 +14,8 @@ from stillroom.records import Record, TableRef, read_record
 from stillroom.stored import StoredTable
 from stillroom.stores import Store
 from storage.commits import commit_fragments, write_batches
-from storage.publish import list_manifests, publish_manifest
+from storage.manifests import list_manifests
+from storage.publish import publish_manifest
 from storage.records import put_record
 
 SCHEMA = pa.schema([("sample_id", pa.string()), ("x", pa.int64())])
