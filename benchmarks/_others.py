@@ -11,6 +11,7 @@ from pathlib import Path
 from statistics import median
 from typing import NamedTuple
 
+import _rooms  # noqa: F401
 import numpy as np
 from PIL import Image
 
