@@ -9,8 +9,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from stillroom.errors import StoreError
 from stillroom.remote import RETRIES, ask, check_uri, fault_of, reaching
 from stillroom.sealed import seal, unseal
+from stillroom.shapes import wrong_shape
 
 __all__ = ["Store"]
 
@@ -78,10 +80,16 @@ class Store:
         """The value of a sealed object, or None where there is none.
 
         Raises:
-            StoreError: it is damaged.
+            StoreError: it is damaged, or not what stillroom writes there.
         """
         raw = self.read(key)
-        return None if raw is None else unseal(raw, key)
+        if raw is None:
+            return None
+        value = unseal(raw, key)
+        if wrong := wrong_shape(key, value):
+            hint = "bring it back from a copy; `stillroom verify` lists all damage"
+            raise StoreError(f"'{key}'", f"is damaged: it isn't what stillroom writes there, by {wrong}", hint)
+        return value
 
     def list(self, prefix: str) -> list[str]:
         """Keys of all objects under a prefix that ends with a slash (or everything for ""), sorted."""

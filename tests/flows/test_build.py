@@ -252,8 +252,10 @@ def test_every_promotion_can_be_taken_back(tmp_path):
     from storage.manifests import promote as point_at
 
     store = Store(tmp_path)
+    table = {"name": "digits", "version": 2, "rows": 0, "fingerprint": "ab", "digest": "cd"}
+    manifest = {"name": "digits", "created": "2026-01-01T00:00:00+00:00", "digest": "cd", "rows": 0, "trial": False, "splits": {}, "table": table, "files": {}}
     for number in (1, 2):
-        store.put_json(f"snapshots/digits/{number}.json", {"name": "digits", "number": number, "trial": False})
+        store.put_json(f"snapshots/digits/{number}.json", {**manifest, "number": number})
         point_at(store, "digits", number, "better")
     demote(str(tmp_path), "digits", "not so")
     assert promoted(store, "digits")["number"] == 1

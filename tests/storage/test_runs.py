@@ -79,7 +79,9 @@ def test_on_another_machine_the_beat_decides_by_the_stores_clock(store):
 
 
 def test_a_run_of_before_beats_is_dead(store):
-    Store(store).put_json("runs/old.json", {"id": "old", "recipe": "photos", "state": "Running", "message": "", "fingerprints": {}})
+    Store(store).put_json("runs/old.json", {
+        "id": "old", "recipe": "photos", "state": "Running", "started": "2026-01-01T00:00:00+00:00", "message": "", "command": "", "fingerprints": {},
+    })  # fmt: skip
     assert (states(store), live_runs(Store(store))) == (["Crashed"], [])
 
 

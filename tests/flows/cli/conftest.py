@@ -41,7 +41,7 @@ def proof() -> dict[str, Any]:
 @pytest.fixture
 def published(tmp_path: Path, proof: dict[str, Any]) -> Path:
     """A store with the manifest of digits@1, not promoted, and nothing else: `show` must need no table."""
-    stage = {"op": "ingest.digits", "rows": 1797, "counts": {"in": 1797, "dropped": 0, "rejected": 3}, "seconds": 1.25}
+    stage = {"op": "ingest.digits", "rows": 1797, "counts": {"in": 1797, "dropped": 0, "rejected": 3}, "seconds": 1.25, "fingerprint": "cd" * 32}
     manifest = {
         "format": 1,
         "name": "digits",
@@ -50,6 +50,8 @@ def published(tmp_path: Path, proof: dict[str, Any]) -> Path:
         "digest": "ab" * 32,
         "rows": 1367,
         "splits": {"train": 648, "validation": 359, "test": 360},
+        "table": {"name": "digits", "version": 2, "rows": 1367, "fingerprint": "ef" * 32, "digest": "ab" * 32},
+        "files": {},
         "recipe": {"text": "", "path": "quickstart.yaml", "overrides": []},
         "seed": 7,
         "trial": False,
