@@ -2,8 +2,8 @@
 
 python benchmarks/tables.py [--pictures 6000] [--rows 1000000] [--runs 3]
 
-Our write is what publishing does: fragments; a digest of every column and of every file; one commit; a check of what lies there. Our scan holds
-about one batch (`stillroom.stored.SCAN`); the others read ahead as they come. Files stay in the page cache; nobody waits for the disk.
+Our write is what publishing does: fragments; a digest of every column and of every file; one commit; a check of what lies there. Our scan takes a
+batch after the other and holds no more than one; the others read ahead as they come. Files stay in the page cache; nobody waits for the disk.
 """
 
 import argparse

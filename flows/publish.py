@@ -13,8 +13,8 @@ from stillroom.digests import json_digest
 from stillroom.errors import GateError, InputError
 from stillroom.fields import label_names
 from stillroom.records import Record, TableRef
-from stillroom.snapshots import list_snapshots, withdrawn
 from stillroom.snapshots import promoted as current_pointer
+from stillroom.snapshots import withdrawn
 from stillroom.stored import StoredTable, open_table, snapshot_fields
 from stillroom.stores import Store
 from storage import manifests
@@ -257,10 +257,10 @@ def _write_report(store: Store, manifest: dict[str, Any]) -> None:
 
 def _published(store: Store, manifest: dict[str, Any], *, same: bool, notes: list[str] | None = None) -> Published:
     name, number = manifest["name"], manifest["number"]
-    is_promoted = any(line["promoted"] for line in list_snapshots(store) if (line["name"], line["number"]) == (name, number))
+    pointer = current_pointer(store, name)
     key = f"snapshots/{name}/{number}.html"
     report = str(store.local / key) if store.local else f"{store.uri}/{key}"
-    return Published(f"{name}@{number}", manifest["rows"], manifest["proof"], report, is_promoted, same, notes or [])
+    return Published(f"{name}@{number}", manifest["rows"], manifest["proof"], report, pointer is not None and pointer["number"] == number, same, notes or [])
 
 
 def _rows(store: Store, ref: TableRef) -> int:

@@ -6,6 +6,8 @@ again; `rehash` ignores what is remembered.
 
 import os
 import sqlite3
+from collections.abc import Mapping
+from contextlib import closing
 from pathlib import Path
 
 from blake3 import blake3
@@ -18,24 +20,33 @@ __all__ = ["content_digest"]
 
 def content_digest(path: Path, *, rehash: bool = False) -> str:
     """The digest of a file's bytes, or of a folder's relative names and bytes, 64 hex characters."""
-    with _cache() as cache:
-        if path.is_file():
-            return _file(path, cache, rehash)
-        files = sorted(found for found in path.rglob("*") if found.is_file())
-        return json_digest([[os.fsencode(file.relative_to(path)).hex(), _file(file, cache, rehash)] for file in files])
+    place = path.resolve()
+    with closing(_cache()) as cache, cache:
+        if place.is_file():
+            known = dict(cache.execute("SELECT key, digest FROM files WHERE key = ?", (_key(place),)))
+            return _file(place, known, cache, rehash)
+        files = sorted(found for found in place.rglob("*") if found.is_file())
+        # All that is remembered of the folder at once: hex digits sort before "g".
+        under = os.fsencode(place / "x").hex()[:-2]
+        known = dict(cache.execute("SELECT key, digest FROM files WHERE key >= ? AND key < ?", (under, f"{under}g")))
+        return json_digest([[os.fsencode(file.relative_to(place)).hex(), _file(file, known, cache, rehash)] for file in files])
 
 
-def _file(path: Path, cache: sqlite3.Connection, rehash: bool) -> str:
-    stat = path.stat()
-    key = f"{os.fsencode(path.resolve()).hex()}|{stat.st_size}|{stat.st_mtime_ns}|{stat.st_ctime_ns}|{stat.st_ino}"
-    known = None if rehash else cache.execute("SELECT digest FROM files WHERE key = ?", (key,)).fetchone()
-    if known:
-        return str(known[0])
+def _file(path: Path, known: Mapping[str, str], cache: sqlite3.Connection, rehash: bool) -> str:
+    key = _key(path)
+    if key in known and not rehash:
+        return known[key]
     hasher = blake3(max_threads=blake3.AUTO)
-    hasher.update_mmap(path) if stat.st_size else None
+    hasher.update_mmap(path) if path.stat().st_size else None
     digest = hasher.hexdigest()
     cache.execute("INSERT OR REPLACE INTO files VALUES (?, ?)", (key, digest))
     return digest
+
+
+def _key(path: Path) -> str:
+    """What a file's digest is remembered by."""
+    stat = path.stat()
+    return f"{os.fsencode(path).hex()}|{stat.st_size}|{stat.st_mtime_ns}|{stat.st_ctime_ns}|{stat.st_ino}"
 
 
 def _cache() -> sqlite3.Connection:

@@ -18,7 +18,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from schemas.checks import Between, DeclaredCheck, Equals, NotNull, RowCount, Unique
 from schemas.recipe import SPLITS, Require
@@ -222,15 +221,21 @@ def _literal(value: Any, column: str, type_: pa.DataType) -> Any:
 
 
 def _list_lengths(batch: pa.RecordBatch, name: str) -> pa.Array:
+    import pyarrow.compute as pc
+
     return pc.list_value_length(batch[name])
 
 
 def _is_nan(batch: pa.RecordBatch, name: str) -> pa.Array:
+    import pyarrow.compute as pc
+
     return pc.is_nan(batch[name])
 
 
 def _label_has_name(batch: pa.RecordBatch, names: list[str]) -> pa.Array:
     """Whether `label_name` is the name of `label`; null where either is null."""
+    import pyarrow.compute as pc
+
     labels = batch["label"]
     inside = pc.and_(pc.greater_equal(labels, 0), pc.less(labels, len(names)))
     expected = pc.take(pa.array(names), pc.if_else(inside, labels, None))

@@ -34,7 +34,7 @@ class Draw:
         """A seed of 63 bits for a generator of this row alone, such as `torch.Generator`."""
         return int.from_bytes(self._bytes(sample_id, draw, 8), "little") >> 1
 
-    def generator(self, sample_id: str, draw: int = 0) -> np.random.Generator:
+    def generator(self, sample_id: str, draw: int = 0) -> "np.random.Generator":  # quoted: NumPy loads it when it is first named
         """A NumPy generator of this row alone; slower than `uniform`, for what isn't uniform."""
         return np.random.Generator(np.random.Philox(key=int.from_bytes(self._bytes(sample_id, draw, 16), "little")))
 

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from stillroom.digests import bytes_digest
 from stillroom.errors import InputError, StoreError
@@ -179,6 +178,8 @@ class StoredTable(BaseTable):
     def positions(self) -> np.ndarray:
         """Positions in the whole table of this view's rows, int64."""
         if "positions" not in self._opened:
+            import pyarrow.compute as pc
+
             if self.ref.split is None:
                 self._opened["positions"] = np.arange(self.rows)
             else:
@@ -244,6 +245,8 @@ class StoredTable(BaseTable):
         values = one_array(column)
         if values.type != AT_TYPE or not heavy_kind(field):
             return values.cast(field.type) if values.type != field.type else values
+        import pyarrow.compute as pc
+
         origins, rows = values.field(0), values.field(1)
         at = rows.to_numpy(zero_copy_only=False)
         parts, order = [], []

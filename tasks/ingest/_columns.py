@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from stillroom.errors import InputError
 from stillroom.fields import image_field, label_field, label_names
@@ -157,6 +156,8 @@ def class_names(where: str, schema: pa.Schema, roles: Roles, declared: list[str]
     type_ = schema.field(column).type
     if pa.types.is_boolean(type_):
         return ["false", "true"]
+    import pyarrow.compute as pc
+
     found: set[Any] = set()
     for value in values:
         found |= set(pc.unique(value).to_pylist()) - {None}

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from stillroom.errors import InputError
 from stillroom.fields import label_names
@@ -78,6 +77,8 @@ def rows_of(batch: pa.RecordBatch, first_row: int, origin: Origin, roles: Roles,
     Raises:
         InputError: a value doesn't fit the type that its column has over all files.
     """
+    import pyarrow.compute as pc
+
     cut = _Batch(batch, first_row, origin, roles)
     made = cut.made
     for role, name in roles.columns.items():
@@ -166,6 +167,8 @@ class _Batch:
 
     def ids(self) -> None:
         """Ids that are never null; where there is none, the row's place stands in and the row is rejected."""
+        import pyarrow.compute as pc
+
         if column := id_column(self.roles.id):
             ids = _id_texts(self.column(column))
             for index, (row, value) in enumerate(zip(self.rows, ids.to_pylist(), strict=True)):

@@ -35,3 +35,16 @@ def test_a_folder_counts_by_names_and_bytes(home, tmp_path):
     renamed = content_digest(folder)
     (folder / "b").write_bytes(b"2")
     assert len({before, renamed, content_digest(folder)}) == 3
+
+
+def test_what_is_remembered_of_a_folder_serves_no_other(home, tmp_path):
+    for name in ("photos", "photos2", "photos/deep"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "a").write_bytes(name.encode())
+    whole, other = content_digest(tmp_path / "photos"), content_digest(tmp_path / "photos2")
+    with sqlite3.connect(home / "digests.sqlite") as cache:
+        assert cache.execute("SELECT count(*) FROM files").fetchone() == (3,)
+    assert content_digest(tmp_path / "photos") == content_digest(tmp_path / "photos", rehash=True) == whole
+    assert content_digest(tmp_path / "photos2") == content_digest(tmp_path / "photos2", rehash=True) == other
+    (tmp_path / "photos/deep/a").write_bytes(b"changed")
+    assert content_digest(tmp_path / "photos") != whole
