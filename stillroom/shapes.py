@@ -10,7 +10,7 @@ from collections.abc import Callable
 from datetime import datetime
 from typing import Any
 
-__all__ = ["MANIFEST", "wrong_shape"]
+__all__ = ["EXPORT", "EXPORTED", "wrong_shape"]
 
 
 def _is_time(value: Any) -> bool:
@@ -32,11 +32,14 @@ def _is_table(value: Any) -> bool:
     return isinstance(value, str) and re.fullmatch(r"(stages/)?[\w-][\w.-]*", value) is not None and ".." not in value
 
 
+def _is_below(value: Any) -> bool:
+    return isinstance(value, str) and value != "" and not value.startswith("/") and "\0" not in value and ".." not in value.split("/")
+
+
 def _is_files(value: Any) -> bool:
     """Size and BLAKE3 by key; as one, since a table may have a hundred thousand of them."""
     return isinstance(value, dict) and all(
-        not key.startswith("/") and "\0" not in key and ".." not in key.split("/")
-        and isinstance(facts, list) and len(facts) == 2 and type(facts[0]) is int and isinstance(facts[1], str)
+        _is_below(key) and isinstance(facts, list) and len(facts) == 2 and type(facts[0]) is int and isinstance(facts[1], str)
         for key, facts in value.items()
     )  # fmt: skip
 
@@ -71,6 +74,14 @@ RUN = {
     "holder?": HOLDER, "beat?": BEAT, "stage?": TEXT_OR_NONE, "message?": str, "*": ANY,
 }  # fmt: skip
 STONE = {"ids": [str], "sources": [str], "contents": [str], "tables": [str], "read_by": [str], "*": ANY}
+# A manifest that comes from elsewhere.
+EXPORTED = {
+    **MANIFEST, "created": _is_time, "proof": (dict, NONE), "stages": [{**STAGE, "shape": str, "table": TABLE, "removed": (TABLE, NONE)}],
+}  # fmt: skip
+EXPORT = {
+    "format": WHOLE, "as": str, "snapshot": str, "digest": str, "rows": SIZE, "splits": {"*": SIZE}, "schema?": str, "stillroom?": str,
+    "files": [{"file": _is_below, "bytes": SIZE, "blake3": str, "split?": str, "*": ANY}], "*": ANY,
+}  # fmt: skip
 SHAPES = [
     (re.compile(r"store\.json"), {"format": SIZE, "*": ANY}),
     (re.compile(r"snapshots/[^/]+/\d+\.json"), {**MANIFEST, "number": SIZE, "created": _is_time}),

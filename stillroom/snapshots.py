@@ -1,6 +1,7 @@
 """Snapshots: opened by name, read as torch, Arrow or Polars. Opening reads the manifest alone."""
 
 import os
+import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
     from stillroom.datasets import TorchSplit
 
-__all__ = ["Snapshot", "default_store", "list_snapshots", "manifest_of", "open", "promoted", "withdrawn"]
+__all__ = ["Snapshot", "default_store", "list_snapshots", "manifest_of", "numbered", "open", "promoted", "withdrawn"]
 
 
 def default_store() -> str:
@@ -156,14 +157,19 @@ class Snapshot:
 
 
 def _numbers(store: Store, name: str) -> list[int]:
-    keys = [key.rsplit("/", 1)[1] for key in store.list(f"snapshots/{name}/") if key.endswith(".json")]
-    return sorted(int(key.removesuffix(".json")) for key in keys)
+    return numbered(store, f"snapshots/{name}/")
+
+
+def numbered(store: Store, folder: str) -> list[int]:
+    """The numbers N of all objects `<folder>N.json`, in order; what is called otherwise is nobody's."""
+    form = re.compile(rf"{re.escape(folder)}([1-9][0-9]{{0,17}})\.json")
+    return sorted(int(found[1]) for key in store.list(folder) if (found := form.fullmatch(key)))
 
 
 def promoted(store: Store, name: str) -> dict[str, Any] | None:
     """The latest word on which snapshot is promoted, or None where nothing ever was."""
-    keys = sorted(store.list(f"promoted/{name}/"), key=lambda key: int(key.rsplit("/", 1)[1].removesuffix(".json")))
-    return store.read_json(keys[-1]) if keys else None
+    numbers = numbered(store, f"promoted/{name}/")
+    return store.read_json(f"promoted/{name}/{numbers[-1]}.json") if numbers else None
 
 
 def withdrawn(store: Store, name: str, number: int) -> dict[str, Any] | None:

@@ -22,6 +22,7 @@ from stillroom.digests import json_digest
 from stillroom.errors import InputError, StoreError
 from stillroom.fields import heavy_names, label_names
 from stillroom.sealed import seal, unseal
+from stillroom.shapes import EXPORT, wrong_shape
 from stillroom.snapshots import Snapshot
 from stillroom.stored import StoredTable, hashes
 from stillroom.stores import Store
@@ -136,9 +137,12 @@ def about_export(folder: Path) -> dict[str, Any]:
     except OSError:
         raise InputError(str(folder), f"is no export of stillroom: it has no {ABOUT}", "`stillroom export NAME TARGET --as parquet` makes one") from None
     try:
-        return unseal(raw, ABOUT)
+        about = unseal(raw, ABOUT)
     except StoreError:
-        raise InputError(str(folder), f"its {ABOUT} is damaged", "export the snapshot again") from None
+        about = {}
+    if about.get("format", FORMAT) == FORMAT and wrong_shape(ABOUT, about, EXPORT):
+        raise InputError(str(folder), f"its {ABOUT} is damaged", "export the snapshot again")
+    return about
 
 
 def list_exports(store: Store) -> list[dict[str, Any]]:

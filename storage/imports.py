@@ -4,7 +4,6 @@ Everything is checked before it counts: the bytes of each file, heavy values aga
 all light columns against the digest that the snapshot had. A crash leaves data files that `gc` removes.
 """
 
-import re
 from base64 import b64decode
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,14 +14,14 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from schemas.recipe import NAME_PATTERN
 from stillroom.digests import json_digest
 from stillroom.errors import InputError, StoreError
 from stillroom.format import require_format
 from stillroom.sealed import unseal
+from stillroom.shapes import EXPORTED, wrong_shape
 from stillroom.snapshots import withdrawn
 from stillroom.stores import Store
-from storage.export import FORMAT, MANIFEST, REPORT, Report, about_export, false_hash
+from storage.export import ABOUT, FORMAT, MANIFEST, REPORT, Report, about_export, false_hash
 from storage.manifests import list_manifests
 from storage.publish import publish_manifest, write_version
 from storage.runs import begin_run, end_run
@@ -90,11 +89,10 @@ def _checked_manifest(source: Path, about: dict[str, Any]) -> dict[str, Any]:
         manifest = unseal((source / MANIFEST).read_bytes(), MANIFEST)
     except (OSError, StoreError):
         raise _damaged(source, about, MANIFEST, "is missing or damaged") from None
+    if wrong := wrong_shape(MANIFEST, manifest, EXPORTED):
+        raise _damaged(source, about, MANIFEST, f"isn't the manifest of a snapshot, by {wrong}")
     if manifest["digest"] != about["digest"]:
         raise _damaged(source, about, MANIFEST, "is that of another snapshot")
-    # The name becomes part of paths in the store.
-    if not re.fullmatch(NAME_PATTERN, manifest["name"]):
-        raise _damaged(source, about, MANIFEST, f"names a snapshot '{manifest['name']}', which is no name")
     if dict(manifest["splits"]) != about["splits"]:
         raise InputError(str(source), f"holds {', '.join(about['splits'])} of {', '.join(manifest['splits'])}", "export it without --split")
     return manifest
@@ -111,7 +109,11 @@ def _check_files(source: Path, about: dict[str, Any]) -> None:
 
 def _written(source: Path, about: dict[str, Any], manifest: dict[str, Any], store: Store, report: Report) -> dict[str, Any]:
     """Write the rows as a version of the published table, and give the manifest that would publish them."""
-    name, schema = manifest["name"], pa.ipc.read_schema(pa.py_buffer(b64decode(about["schema"])))
+    name = manifest["name"]
+    try:
+        schema = pa.ipc.read_schema(pa.py_buffer(b64decode(about["schema"])))
+    except (KeyError, ValueError, OSError) as error:
+        raise _damaged(source, about, ABOUT, "has no schema that can be read") from error
     fingerprint = json_digest({"import": name, "digest": about["digest"]})
 
     def check(found: str) -> None:
@@ -134,25 +136,32 @@ def _written(source: Path, about: dict[str, Any], manifest: dict[str, Any], stor
 
 
 def _rows(source: Path, about: dict[str, Any], schema: pa.Schema, report: Report) -> Iterator[pa.RecordBatch]:
-    import pyarrow.parquet as pq
-
     done = 0
     for entry in about["files"]:
         if "split" not in entry:
             continue
-        with pq.ParquetFile(source / entry["file"]) as file:
-            # A row group is what the export meant to be held in memory.
+        for table in _tables(source, about, entry["file"]):
+            if table.schema.names != schema.names or table.schema.types != schema.types:
+                raise _damaged(source, about, entry["file"], "has other columns than the snapshot")
+            for batch in table.combine_chunks().to_batches():
+                batch = pa.RecordBatch.from_arrays(batch.columns, schema=schema)
+                if wrong := false_hash(batch):
+                    raise _damaged(source, about, entry["file"], f"holds a damaged row: the {wrong} is not what its hash says")
+                yield batch
+                done += batch.num_rows
+                report(done, about["rows"])
+
+
+def _tables(source: Path, about: dict[str, Any], name: str) -> Iterator[pa.Table]:
+    """A file's row groups: each is what the export meant to be held in memory."""
+    import pyarrow.parquet as pq
+
+    try:
+        with pq.ParquetFile(source / name) as file:
             for group in range(file.num_row_groups):
-                table = file.read_row_group(group)
-                if table.schema.names != schema.names or table.schema.types != schema.types:
-                    raise _damaged(source, about, entry["file"], "has other columns than the snapshot")
-                for batch in table.combine_chunks().to_batches():
-                    batch = pa.RecordBatch.from_arrays(batch.columns, schema=schema)
-                    if wrong := false_hash(batch):
-                        raise _damaged(source, about, entry["file"], f"holds a damaged row: the {wrong} is not what its hash says")
-                    yield batch
-                    done += batch.num_rows
-                    report(done, about["rows"])
+                yield file.read_row_group(group)
+    except (pa.ArrowException, OSError) as error:
+        raise _damaged(source, about, name, f"can't be read as Parquet: {str(error).splitlines()[0]}") from error
 
 
 def _unforgotten(source: Path, store: Store, manifest: dict[str, Any], batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from stillroom.errors import InputError
 from stillroom.sealed import seal_text
-from stillroom.snapshots import promoted, withdrawn
+from stillroom.snapshots import numbered, promoted, withdrawn
 from stillroom.stores import Store
 
 __all__ = ["demote", "list_manifests", "promote", "was_promoted", "withdraw", "write_report"]
@@ -17,13 +17,12 @@ __all__ = ["demote", "list_manifests", "promote", "was_promoted", "withdraw", "w
 
 def was_promoted(store: Store, name: str, number: int) -> bool:
     """Whether a snapshot was promoted ever, also if it was demoted since."""
-    return any(store.read_json(key)["number"] == number for key in store.list(f"promoted/{name}/"))
+    return any(store.read_json(f"promoted/{name}/{k}.json")["number"] == number for k in numbered(store, f"promoted/{name}/"))
 
 
 def list_manifests(store: Store, name: str) -> list[dict[str, Any]]:
     """All manifests of a name, by number."""
-    found = [store.read_json(key) for key in store.list(f"snapshots/{name}/") if key.endswith(".json")]
-    return sorted(found, key=lambda manifest: int(manifest["number"]))
+    return [store.read_json(f"snapshots/{name}/{number}.json") for number in numbered(store, f"snapshots/{name}/")]
 
 
 def write_report(store: Store, name: str, number: int, html: str) -> str:

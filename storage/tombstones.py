@@ -20,7 +20,9 @@ import pyarrow as pa
 from blake3 import blake3
 
 from stillroom.digests import json_digest
+from stillroom.errors import StoreError
 from stillroom.format import prepare
+from stillroom.snapshots import numbered
 from stillroom.stored import hashes
 from stillroom.stores import Store
 
@@ -83,11 +85,10 @@ class Tombstones:
 
 def read_tombstones(store: Store) -> Tombstones:
     """The tombstones of a store; none where nothing was ever forgotten."""
-    keys = [key for key in store.list(FOLDER) if key.removeprefix(FOLDER).removesuffix(".json").isdigit()]
-    if not keys:
+    numbers = numbered(store, FOLDER)
+    if not numbers:
         return Tombstones(b"")
-    salt = bytes.fromhex(store.read_json(SALT_KEY)["salt"])
-    return Tombstones(salt, [store.read_json(key) for key in sorted(keys, key=lambda key: (len(key), key))])
+    return Tombstones(_salt(store), [store.read_json(f"{FOLDER}{number}.json") for number in numbers])
 
 
 def bury(store: Store, ids: Iterable[str], sources: Iterable[tuple[str, str]], contents: Iterable[bytes], read_by: Iterable[str], at: str) -> int:
@@ -100,7 +101,7 @@ def bury(store: Store, ids: Iterable[str], sources: Iterable[tuple[str, str]], c
         "contents": sorted({content.hex() for content in contents}),
     }
     while True:
-        salt = bytes.fromhex(store.read_json(SALT_KEY)["salt"])
+        salt = _salt(store)
         known = Tombstones(salt, read_tombstones(store).stones)
         stone = {kind: sorted(known.hash(kind, value) for value in values[kind]) for kind in KINDS}
         stone |= {"tables": sorted({table for table, _ in read}), "read_by": sorted(set(read_by))}
@@ -121,6 +122,13 @@ def carry_tombstones(store: Store, into: Store) -> int:
         for number, stone in enumerate(found.stones, 1):
             into.put_json(f"{FOLDER}{number}.json", stone)
     return len(found.stones)
+
+
+def _salt(store: Store) -> bytes:
+    value = store.read_json(SALT_KEY)
+    if value is None:
+        raise StoreError(f"'{SALT_KEY}'", "is missing, so what was forgotten can't be known again", "bring it back from a copy")
+    return bytes.fromhex(value["salt"])
 
 
 def source_name(table: str, source: str) -> str:

@@ -152,7 +152,10 @@ def _pointers(store: Store, inventory: Inventory) -> list[Finding]:
             found.append(Finding(key, "damaged", str(error.args[1]), snapshots=_named_in(inventory, key)))
             continue
         if folder == "promoted":
-            name, number = rest.removesuffix(".json").rsplit("/", 1)
+            name, _, number = rest.removesuffix(".json").rpartition("/")
+            if not re.fullmatch("[1-9][0-9]{0,17}", number):
+                found.append(Finding(key, "foreign", "no file of stillroom's"))
+                continue
             last[name] = max(last.get(name, 0), int(number))
             if (value["name"], value["k"]) != (name, int(number)):
                 found.append(Finding(key, "damaged", f"is pointer {value['k']} of {value['name']}, not its own"))

@@ -132,7 +132,7 @@ DAMAGES = [
     (lambda folder: reseal(folder, "stillroom.json", lambda about: about.update(format=7)), "is an export of format 7, and this stillroom reads 1"),
     (
         lambda folder: reseal(folder, "manifest.json", lambda manifest: manifest.update(name="../up")),
-        "manifest.json names a snapshot '../up', which is no name",
+        "manifest.json isn't the manifest of a snapshot, by name",
     ),
     (lambda folder: reseal(folder, "manifest.json", lambda manifest: manifest.update(digest="ab" * 32)), "manifest.json is that of another snapshot"),
 ]
@@ -265,3 +265,19 @@ def test_any_snapshot_comes_back_equal(table, rows_per_file, publish, tmp_path_f
     assert stored.drop_columns("score").equals(table.drop_columns("score"))
     assert [repr(value) for value in stored["score"].to_pylist()] == [repr(value) for value in table["score"].to_pylist()]  # NaN is not equal to itself
     shutil.rmtree(folder)
+
+
+@pytest.mark.parametrize(
+    ("file", "change", "says"),
+    [
+        ("manifest.json", lambda value: value.update(name=None), r"manifest\.json isn't the manifest of a snapshot, by name"),
+        ("manifest.json", lambda value: value.pop("stages"), r"manifest\.json isn't the manifest of a snapshot, by stages, which is missing"),
+        ("stillroom.json", lambda value: value.update(files=[{"file": "../../secret", "bytes": 1, "blake3": "x"}]), r"its stillroom\.json is damaged"),
+        ("stillroom.json", lambda value: value.update(schema="AAAA"), r"stillroom\.json has no schema that can be read"),
+    ],
+)
+def test_an_export_of_another_shape_is_refused_though_it_was_sealed(exported, tmp_path, file, change, says):
+    reseal(exported, file, change)
+    with pytest.raises(InputError, match=says):
+        import_snapshot(exported, Store(tmp_path / "other"))
+    assert list_snapshots(tmp_path / "other") == []

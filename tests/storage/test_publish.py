@@ -12,11 +12,11 @@ from blake3 import blake3
 from stillroom.errors import InputError
 from stillroom.fields import image_field
 from stillroom.records import Record, TableRef
-from stillroom.snapshots import promoted
+from stillroom.snapshots import list_snapshots, promoted
 from stillroom.stored import StoredTable, hashes, with_hashes
 from stillroom.stores import Store
 from storage.commits import commit_fragments, write_batches
-from storage.manifests import list_manifests, promote
+from storage.manifests import demote, list_manifests, promote
 from storage.publish import publish_manifest, snapshot_order, write_snapshot
 from storage.records import put_record
 
@@ -125,3 +125,14 @@ def test_what_is_not_there_and_what_is_a_trial_are_not_promoted(store, pets):
     with pytest.raises(InputError, match="pets@1: is a trial on a part of the data and is never promoted"):
         promote(home, "pets", 1, "why not")
     assert promoted(home, "pets") is None
+
+
+def test_objects_of_other_names_are_nobodys(store, pets):
+    home = Store(store)
+    table, *_ = write_snapshot(str(store), "pets", [("train", of(pets, "train"))], 7, "abc")
+    publish_manifest(home, manifest(table, "one"))
+    for key in ("snapshots/pets/x.json", "snapshots/pets/01.json", "promoted/pets/-1.json", "promoted/pets/newest.json"):
+        home.put(key, b"{}")
+    assert promote(home, "pets", 1, "better")["k"] == 1
+    assert [line["promoted"] for line in list_snapshots(home)] == [True]
+    assert demote(home, "pets", "worse")["number"] is None
