@@ -40,7 +40,11 @@ class StageWaiting:
 
 @dataclass(frozen=True)
 class StageDone:
-    """A stage's table is there: `rows` in it, and how many left on the way. Seconds are wall time."""
+    """A stage's table is there: `rows` in it, and how many left on the way. Seconds are wall time.
+
+    `worked` is how many of the rows that came in the build worked on, `taken` how many it took over from
+    an earlier build.
+    """
 
     name: str
     state: State
@@ -48,6 +52,8 @@ class StageDone:
     dropped: int = 0
     rejected: int = 0
     seconds: float = 0.0
+    worked: int = 0
+    taken: int = 0
 
 
 @dataclass(frozen=True)

@@ -1,12 +1,12 @@
 """Plan: what runs, what is reused, and why. Pure but for reading records and content digests; opens no table."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from flows.resolve import Graph, Resolved, resolve, source_paths
-from flows.sources import content_digest
+from flows.sources import Looked, content_digest
 from schemas.fingerprints import Prints, fingerprint
 from schemas.wording import near
 from stillroom.digests import json_digest
@@ -75,6 +75,7 @@ class Plan:
     store: str
     stages: list[Planned]
     until: str | None = None
+    looked: Looked = field(default_factory=Looked)
 
     @property
     def running(self) -> list[Planned]:
@@ -119,12 +120,13 @@ def plan_graph(graph: Graph, store: Store, until: str | None = None, *, rehash: 
     if until is not None and until not in graph.stages:
         raise InputError(f"--until {until}", "no such stage", near(until, [name for name, found in graph.stages.items() if not found.hidden]))
     prints: dict[str, Prints] = {}
+    looked = Looked()
     stages: dict[str, Planned] = {}
     before = last_run(store, graph.recipe.name)
     tombstones = read_tombstones(store)
     for name, found in graph.stages.items():
         seed = found.draft.seed if found.draft.seed is not None else graph.recipe.seed
-        digests = {parameter: content_digest(path, rehash=rehash) for parameter, path in source_paths(found.params).items()}
+        digests = {parameter: content_digest(path, rehash=rehash, looked=looked) for parameter, path in source_paths(found.params).items()}
         digests |= _secret_digests(found, graph.recipe.secrets, digests)
         inputs = {at: prints[edge.stage].of_split(edge.split) for at, edge in found.inputs.items()}
         schemas = {at: graph.stages[edge.stage].schema for at, edge in found.inputs.items()}
@@ -134,7 +136,7 @@ def plan_graph(graph: Graph, store: Store, until: str | None = None, *, rehash: 
         stages[name] = Planned(found, prints[name], seed, record, False, _reason(store, prints[name], record, before.get(name)))
     needed = _needed(graph, stages, until)
     listed = [replace(planned, runs=planned.record is None) for name, planned in stages.items() if name in needed]
-    return Plan(graph, store.uri, listed, until)
+    return Plan(graph, store.uri, listed, until, looked)
 
 
 def _secret_digests(found: Resolved, secrets: frozenset[str], known: dict[str, str]) -> dict[str, str]:

@@ -42,6 +42,7 @@ class Record:
         files: size and BLAKE3 of each file of the versions of `table` and `removed`, by store key.
         origins: where the heavy values are that its rows refer to, as `<table>/<fingerprint>`.
         environment: packages and machine that made it.
+        taken: how many of the rows that came in were taken over from an earlier build.
         metrics: small facts of the stage for people (unmatched relabels, accuracy of a teacher …).
     """
 
@@ -58,6 +59,7 @@ class Record:
     environment: dict[str, Any] = field(default_factory=dict)
     metrics: dict[str, Any] = field(default_factory=dict)
     seconds: float = 0.0
+    taken: int = 0
 
     def as_json(self) -> dict[str, Any]:
         """The record as it is stored."""

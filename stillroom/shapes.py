@@ -67,6 +67,7 @@ MANIFEST = {
 RECORD = {
     "fingerprint": PRINT, "stage": str, "operator": str, "parts": {"join?": str, "*": ANY}, "table": REF, "removed": (REF, NONE), "counts": {"*": SIZE},
     "columns": {"*": str}, "files?": _is_files, "origins?": [str], "environment?": dict, "metrics?": dict, "seconds?": (int, float),
+    "taken?": SIZE,
 }  # fmt: skip
 HOLDER = {"host?": str, "boot?": str, "pid?": SIZE, "started?": (int, NONE), "*": ANY}
 RUN = {

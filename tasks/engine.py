@@ -27,11 +27,11 @@ from storage.leases import Halted, Waiting, lease
 from storage.records import put_record
 from storage.space import room_for
 from tasks import jobs
+from tasks.earlier import find_earlier, keep_units, note_latest
 from tasks.environment import environment
 from tasks.needs import bytes_needed
 from tasks.pool import Job, Pool
 from tasks.specs import REMOVED_SCHEMA, Part, StageSpec
-from tasks.takeover import find_earlier, keep_units, note_latest
 
 __all__ = ["Made", "obtain_stage", "partitions", "run_stage"]
 
@@ -231,6 +231,7 @@ def _finished(spec: StageSpec, name: str, store: Store) -> Part | None:
 
 def _record(spec: StageSpec, made_here: Sequence[str], parts: Sequence[Part], pool: Pool, store: Store, started: float) -> Record:
     counts = _account(spec, parts)
+    taken = counts.pop("taken", 0)
     schema = physical_schema(spec.schema, made_here)
     table = commit_fragments(store, spec.table, schema, [text for part in parts for text in part.fragments], fingerprint=spec.fingerprint)
     gone = [text for part in parts for text in part.removed]
@@ -243,7 +244,7 @@ def _record(spec: StageSpec, made_here: Sequence[str], parts: Sequence[Part], po
     record = Record(
         fingerprint=spec.fingerprint, stage=spec.stage, operator=spec.operator, parts=spec.parts, table=replace(table, digest=tally["digest"]), removed=removed,
         counts=counts, columns=tally["columns"], files=files, origins=tally["origins"], environment=environment(), metrics=_merged_metrics(parts),
-        seconds=round(time.perf_counter() - started, 3),
+        seconds=round(time.perf_counter() - started, 3), taken=taken,
     )  # fmt: skip
     if registry.load(spec.operator).shape in ("row", "source"):
         note_latest(spec, store)  # before the record: a build that is killed after that never comes here again

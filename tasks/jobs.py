@@ -18,13 +18,15 @@ from stillroom.stored import StoredTable, physical_schema, with_hashes
 from stillroom.stores import Store
 from storage.tally import checked_tally
 from storage.tombstones import read_tombstones
+from tasks.earlier import Earlier, units_of
 from tasks.pool import report_progress
 from tasks.rows import Removed, check_given, concat_references, fit, leave_out, references, split_rows
 from tasks.specs import Part, StageSpec
 from tasks.stage_run import StageRun, read_ipc, to_ipc
-from tasks.takeover import Earlier, match_rows, merged, units_of
+from tasks.takeover import match_rows, merged
 
 __all__ = [
+    "count_new",
     "duplicates_job",
     "join_job",
     "list_units_job",
@@ -54,7 +56,7 @@ def row_job(spec: StageSpec, start: int, stop: int, earlier: TableRef | None = N
         _states.clear()
         _states[spec.fingerprint] = call(run.operator.setup, run.offer())
     removed = Removed()
-    kept_rows = 0
+    kept_rows = taken_rows = 0
     schema = physical_schema(spec.schema, heavy_names(pa.schema(added.values())))
     output = StoredTable(run.store, earlier) if earlier else None
     lines: Any = pl.from_arrow(read_ipc(run.store, _taken_key(spec, start))) if earlier else None
@@ -69,7 +71,7 @@ def row_job(spec: StageSpec, start: int, stop: int, earlier: TableRef | None = N
         return rows
 
     def batches() -> Iterator[pa.RecordBatch]:
-        nonlocal kept_rows
+        nonlocal kept_rows, taken_rows
         for begin in range(start, stop, WINDOW_ROWS):
             positions = np.arange(begin, min(begin + WINDOW_ROWS, stop))
             if lines is None or output is None:
@@ -77,6 +79,7 @@ def row_job(spec: StageSpec, start: int, stop: int, earlier: TableRef | None = N
             else:
                 of_window = lines[begin - start : begin - start + len(positions)]
                 fresh = positions[(of_window["kept"].is_null() & of_window["kind"].is_null()).to_numpy()]
+                taken_rows += len(positions) - len(fresh)
                 rows = merged(of_window, worked(fresh) if len(fresh) else None, output, added)
             kept, left = split_rows(rows)
             carried = references(table, positions)
@@ -89,21 +92,33 @@ def row_job(spec: StageSpec, start: int, stop: int, earlier: TableRef | None = N
             report_progress(spec.fingerprint, f"{start}", begin + len(positions) - start, stop - start)
 
     written = run.write(spec.table, batches(), schema)
-    return run.part(written, removed, {"in": stop - start, "out": kept_rows})
+    return run.part(written, removed, {"in": stop - start, "out": kept_rows, "taken": taken_rows})
 
 
 def match_job(spec: StageSpec, earlier: Earlier, bounds: list[tuple[int, int]]) -> bool:
     """Note in the stage's work, for each partition, what it can take over of an earlier build; whether it can at all."""
     run = StageRun(spec)
-    name, table = next(iter(run.inputs.items()))
-    required = [column for column in run.operator.inputs[name].columns(run.params) if column in table.schema.names]
-    lines = match_rows(run.store, earlier, name, table, required, list(run.added.values()))
+    lines = _matched(run, earlier)
     if lines is None:
         return False
     for start, stop in bounds:
         part = lines[start:stop].to_arrow()
         run.store.put(_taken_key(spec, start), to_ipc(part.to_batches(), part.schema))
     return True
+
+
+def count_new(spec: StageSpec, earlier: Earlier) -> int:
+    """How many rows a row operator would work on beside what it can take over of an earlier build."""
+    run = StageRun(spec)
+    lines = _matched(run, earlier)
+    rows = next(iter(run.inputs.values())).rows
+    return rows if lines is None else lines.filter(pl.col("kept").is_null() & pl.col("kind").is_null()).height
+
+
+def _matched(run: StageRun, earlier: Earlier) -> pl.DataFrame | None:
+    name, table = next(iter(run.inputs.items()))
+    required = [column for column in run.operator.inputs[name].columns(run.params) if column in table.schema.names]
+    return match_rows(run.store, earlier, name, table, required, list(run.added.values()))
 
 
 def select_job(spec: StageSpec) -> Part:
@@ -212,7 +227,7 @@ def take_units_job(spec: StageSpec, units: list[Unit], earlier: Record) -> None:
         names = [name for name in IDENT_SCHEMA.names if name in table.schema.names]
         idents = _idents(_one_batch(table.take(range(start, start + part.tally["rows"]), names)))
         files = part.files | run.keep(unit.name, [idents], IDENT_SCHEMA)
-        run.store.put_json(f"{spec.work}/{unit.name}.json", asdict(replace(part, files=files)))
+        run.store.put_json(f"{spec.work}/{unit.name}.json", asdict(replace(part, files=files, counts=part.counts | {"taken": part.counts["planned"]})))
 
 
 def duplicates_job(spec: StageSpec, units: list[str]) -> dict[str, dict[int, tuple[str, str]]]:

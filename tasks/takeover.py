@@ -4,65 +4,21 @@ A row operator gives the same row whatever stands around it. So where operator, 
 other inputs are as they were, only rows that are new, or whose required values changed, are worked on.
 """
 
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, replace
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import polars as pl
 import pyarrow as pa
 
-from stillroom.digests import json_digest
 from stillroom.fields import heavy_kind
-from stillroom.integrity import changed_sizes
-from stillroom.operators import Rows, Unit
-from stillroom.records import Record, TableRef, read_record
+from stillroom.operators import Rows
+from stillroom.records import Record
 from stillroom.stored import StoredTable
 from stillroom.stores import Store
 from stillroom.tables import one_array
-from tasks.specs import Part, StageSpec
+from tasks.earlier import Earlier
 
-__all__ = ["Earlier", "find_earlier", "keep_units", "match_rows", "merged", "note_latest", "units_of"]
-
-
-class Earlier(NamedTuple):
-    """An earlier build of a stage: its record, and the table that it read (None for a source)."""
-
-    record: Record
-    input: TableRef | None
-
-
-def find_earlier(spec: StageSpec, store: Store) -> Earlier | None:
-    """What the latest build of this stage, with just this operator, parameters and other inputs, left, if it is still there."""
-    found = store.read_json(f"latest/{_base(spec)}.json")
-    record = read_record(store, found["fingerprint"]) if found else None
-    return Earlier(record, TableRef(**found["input"]) if found["input"] else None) if record else None
-
-
-def note_latest(spec: StageSpec, store: Store) -> None:
-    """Let the next build know what this one left."""
-    first = next(iter(spec.inputs.values()), None)
-    store.put_json(f"latest/{_base(spec)}.json", {"fingerprint": spec.fingerprint, "input": asdict(first) if first else None})
-
-
-def keep_units(spec: StageSpec, store: Store, units: Sequence[Unit], parts: Sequence[Part], changed: Collection[str]) -> None:
-    """Note what each unit of a source left, for the next build; not of those whose rows the engine `changed`, since that hangs on other units."""
-    found, start = {}, 0
-    for unit, part in zip(units, parts, strict=True):
-        if unit.key and unit.name not in changed:
-            files = {key: facts for key, facts in part.files.items() if ".lance/" in key}
-            found[unit.key] = {"start": start, "part": asdict(replace(part, files=files))}
-        start += part.tally["rows"]
-    store.put_json(f"records/{spec.fingerprint}.units", {"units": found})
-
-
-def units_of(spec: StageSpec, store: Store, record: Record) -> dict[str, tuple[int, Part]]:
-    """By key, the units of an earlier build of a source: the first row of each in its table, and what it left."""
-    found = store.read_json(f"records/{record.fingerprint}.units")
-    if found is None or not StoredTable(store, record.table).schema.equals(spec.schema, check_metadata=True):
-        return {}
-    units = {key: (line["start"], Part(**line["part"])) for key, line in found["units"].items()}
-    return {key: (start, part) for key, (start, part) in units.items() if not changed_sizes(store, part.files)}
+__all__ = ["match_rows", "merged"]
 
 
 def match_rows(store: Store, earlier: Earlier, name: str, table: StoredTable, required: Sequence[str], added: Sequence[pa.Field]) -> pl.DataFrame | None:
@@ -139,17 +95,3 @@ def _left(store: Store, record: Record, name: str) -> pl.DataFrame:
         return empty
     gone = StoredTable(store, record.removed).frame(["row", "reason", "kind", "input"]).filter(pl.col("input") == name)
     return gone.select(place=pl.col("row").cast(pl.UInt32), reason="reason", kind="kind")
-
-
-def _base(spec: StageSpec) -> str:
-    """What the stage's output depends on, apart from the rows of its first input; of a source, apart from what its files hold.
-
-    And which stage it is: two of one operator and parameters have rows of their own, and so has a trial.
-    """
-    of = {"in": spec.table, "trial": spec.trial}
-    if not spec.inputs:
-        params = {name: None if isinstance(value, dict) and list(value) == ["digest"] else value for name, value in spec.parts["params"].items()}
-        return json_digest({"units of": {**spec.parts, "params": params}, **of})
-    first = next(iter(spec.inputs))
-    inputs = {name: prints for name, prints in spec.parts["inputs"].items() if name != first}
-    return json_digest({"rows of": {**spec.parts, "inputs": inputs}, "by": first, **of})

@@ -62,7 +62,8 @@ def _print_result(result: "BuildResult", until: str | None) -> None:
     if result.reused_all:
         console.print(f"{what}: everything was there already, {len(result.stages)} stages reused ({result.seconds:.1f} s)", soft_wrap=True)
         return
-    print_table(_stage_lines(result.stages), COLUMNS)
+    lines = _stage_lines(result.stages)
+    print_table(lines, COLUMNS | ({"worked": "worked on", "taken": "taken over"} if any(line.get("taken") for line in lines) else {}))
     if result.proof:
         from flows.cli.proof_table import print_proof
 
@@ -79,7 +80,7 @@ def _stage_lines(stages: list[dict[str, Any]]) -> list[dict[str, Any]]:
     from flows.cli.progress import is_hidden
 
     lines = [
-        {**stage, "seconds": float(stage["seconds"]), **{left: stage[left] or None for left in ("dropped", "rejected")}}
+        {**stage, "seconds": float(stage["seconds"]), **{left: stage.get(left) or None for left in ("dropped", "rejected", "worked", "taken")}}
         for stage in stages
         if not is_hidden(stage["name"])
     ]

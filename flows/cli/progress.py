@@ -172,4 +172,5 @@ def _line(event: StageDone | StageFailed) -> str:
         return f"{name} Failed"  # the reason follows as the command's error
     rows = rows_text(event.rows, event.dropped, event.rejected)
     left = [f"{count:,} {what}" for what, count in (("dropped", event.dropped), ("rejected", event.rejected)) if count]
-    return f"{name} {event.state:<7} {event.seconds:>7.1f} s  {rows:>{ROWS_WIDTH}} rows  {', '.join(left)}".rstrip()
+    worked = [f"{event.worked:,} built, {event.taken:,} taken over"] if event.taken else []
+    return f"{name} {event.state:<7} {event.seconds:>7.1f} s  {rows:>{ROWS_WIDTH}} rows  {', '.join(worked + left)}".rstrip()

@@ -18,9 +18,9 @@ def table(printed: str) -> list[list[str]]:
 def test_plan_says_what_runs_and_why(stillroom, mini, store):
     ended = stillroom("plan", mini, "--store", store)
     assert table(ended.stdout) == [
-        ["raw", "ingest.digits", "run", "never", "built"],
-        ["split", "table.split", "run", "never", "built"],
-        ["core", "prune.random", "run", "never", "built"],
+        ["raw", "ingest.digits", "run", "1,797", "never", "built"],
+        ["split", "table.split", "run", "at", "most", "1,797", "never", "built"],
+        ["core", "prune.random", "run", "at", "most", "1,797", "never", "built"],
     ]
     assert ended.stderr == "3 of 3 stages to run\n"
     assert not store.exists()
