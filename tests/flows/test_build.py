@@ -252,8 +252,9 @@ def test_every_promotion_can_be_taken_back(tmp_path):
     from storage.manifests import promote as point_at
 
     store = Store(tmp_path)
-    table = {"name": "digits", "version": 2, "rows": 0, "fingerprint": "ab", "digest": "cd"}
-    manifest = {"name": "digits", "created": "2026-01-01T00:00:00+00:00", "digest": "cd", "rows": 0, "trial": False, "splits": {}, "table": table, "files": {}}
+    table = {"name": "digits", "version": 2, "rows": 0, "fingerprint": "ab", "digest": "cd", "columns": {}}
+    manifest = {"name": "digits", "created": "2026-01-01T00:00:00+00:00", "digest": "cd", "rows": 0, "trial": False, "splits": {}}
+    manifest |= {"table": table, "files": {}, "stages": []}
     for number in (1, 2):
         store.put_json(f"snapshots/digits/{number}.json", {**manifest, "number": number})
         point_at(store, "digits", number, "better")

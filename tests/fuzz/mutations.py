@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from stillroom.errors import StillroomError
 
-__all__ = ["ODD_TEXT", "ODD_VALUES", "damaged", "fuzz", "nothing_outside", "refused_or_fine", "twisted"]
+__all__ = ["ODD_TEXT", "ODD_VALUES", "copied", "damaged", "examples", "fuzz", "nothing_outside", "refused_or_fine", "twisted"]
 
 ODD_TEXT = st.sampled_from(
     [
@@ -23,9 +23,14 @@ ODD_NUMBERS = st.sampled_from([0, -1, 1, 2**31, 2**53 + 1, 2**63, 2**64, -(2**63
 ODD_VALUES = st.none() | st.booleans() | ODD_NUMBERS | ODD_TEXT | st.sampled_from([[], {}, [[]], {"": None}, [None], {"a": {"b": {"c": 1}}}])
 
 
-def fuzz(examples: int) -> Callable[[Any], Any]:
-    """Settings of a fuzz test: FUZZ_EXAMPLES of the environment says how many are tried, else so few that the suite stays quick."""
-    return settings(max_examples=int(os.environ.get("FUZZ_EXAMPLES", examples)), deadline=None, suppress_health_check=list(HealthCheck))
+def examples(few: int) -> int:
+    """How many examples are tried: FUZZ_EXAMPLES of the environment, else so few that the suite stays quick."""
+    return int(os.environ.get("FUZZ_EXAMPLES", few))
+
+
+def fuzz(few: int) -> Callable[[Any], Any]:
+    """Settings of a fuzz test, with as many examples."""
+    return settings(max_examples=examples(few), deadline=None, suppress_health_check=list(HealthCheck))
 
 
 @st.composite

@@ -27,11 +27,10 @@ def publish(store: Path, name: str, splits: list[str], trial: bool = False) -> i
     home = Store(store)
     digest = f"{len(splits):032x}"
     ref = commit_fragments(home, name, SCHEMA, write_batches(home, name, rows.to_batches(), SCHEMA), fingerprint=digest)
-    table = {"name": name, "version": ref.version, "rows": ref.rows, "fingerprint": ref.fingerprint, "digest": digest}
+    table = {"name": name, "version": ref.version, "rows": ref.rows, "fingerprint": ref.fingerprint, "digest": digest, "columns": {}}
     counts = {split: splits.count(split) for split in dict.fromkeys(splits)}
-    return publish_manifest(
-        home, {"name": name, "digest": digest, "rows": ref.rows, "trial": trial, "splits": counts, "table": table, "files": version_facts(home, [ref], {})}
-    )["number"]
+    manifest = {"name": name, "digest": digest, "rows": ref.rows, "trial": trial, "splits": counts, "table": table, "stages": []}
+    return publish_manifest(home, {**manifest, "files": version_facts(home, [ref], {})})["number"]
 
 
 @pytest.fixture

@@ -43,8 +43,8 @@ def of(ref: TableRef, split: str) -> TableRef:
 
 
 def manifest(table: TableRef, digest: str, **more: Any) -> dict[str, Any]:
-    where = {"name": "pets", "version": table.version, "rows": 200, "fingerprint": table.fingerprint, "digest": digest}
-    return {"name": "pets", "digest": digest, "rows": 200, "trial": False, "splits": {"train": 200}, "table": where, "files": {}} | more
+    where = {"name": "pets", "version": table.version, "rows": 200, "fingerprint": table.fingerprint, "digest": digest, "columns": {}}
+    return {"name": "pets", "digest": digest, "rows": 200, "trial": False, "splits": {"train": 200}, "table": where, "files": {}, "stages": []} | more
 
 
 def test_a_snapshot_holds_every_row_of_its_splits_in_the_order_of_its_seed(store, pets):

@@ -50,7 +50,7 @@ def published(tmp_path: Path, proof: dict[str, Any]) -> Path:
         "digest": "ab" * 32,
         "rows": 1367,
         "splits": {"train": 648, "validation": 359, "test": 360},
-        "table": {"name": "digits", "version": 2, "rows": 1367, "fingerprint": "ef" * 32, "digest": "ab" * 32},
+        "table": {"name": "digits", "version": 2, "rows": 1367, "fingerprint": "ef" * 32, "digest": "ab" * 32, "columns": {}},
         "files": {},
         "recipe": {"text": "", "path": "quickstart.yaml", "overrides": []},
         "seed": 7,
@@ -103,7 +103,7 @@ def tiny(tmp_path: Path) -> Path:
     tally = Tally(schema)
     fragments = write_batches(store, "pets", tally.watch(table.to_batches()), schema)
     ref = commit_fragments(store, "pets", schema, fragments, fingerprint="ab" * 32)
-    where = {"name": "pets", "version": ref.version, "fingerprint": ref.fingerprint, "rows": 6, "digest": tally.digest.hexdigest()}
+    where = {"name": "pets", "version": ref.version, "fingerprint": ref.fingerprint, "rows": 6, "digest": tally.digest.hexdigest(), "columns": {}}
     manifest = {"format": 1, "name": "pets", "digest": where["digest"], "rows": 6, "splits": {"train": 4, "test": 2}, "table": where, "trial": False}
     files = version_facts(store, [ref], {})
     publish_manifest(store, manifest | {"files": files, "bytes": table_bytes(store, ref), "stages": [], "gates": [], "proof": None})

@@ -121,8 +121,8 @@ def test_numbers_of_snapshots_are_unique_though_answers_are_lost(s3, proxy, plan
     ref = commit_fragments(Store(s3), "pets", SCHEMA, write_batches(Store(s3), "pets", [batch(1)], SCHEMA), fingerprint=named(1))
 
     def publish(number: int) -> int:
-        table = {"name": "pets", "version": ref.version, "rows": 1, "fingerprint": ref.fingerprint, "digest": named(number)}
-        manifest = {"name": "pets", "digest": named(number), "rows": 1, "trial": False, "splits": {"train": 1}, "table": table, "files": {}}
+        table = {"name": "pets", "version": ref.version, "rows": 1, "fingerprint": ref.fingerprint, "digest": named(number), "columns": {}}
+        manifest = {"name": "pets", "digest": named(number), "rows": 1, "trial": False, "splits": {"train": 1}, "table": table, "files": {}, "stages": []}
         return publish_manifest(Store(s3), manifest)["number"]
 
     with ThreadPoolExecutor(4) as pool:
