@@ -64,7 +64,12 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         write_pictures(folder / "pictures", args.pictures, 48)
-        ways = {"stillroom build": _stillroom(folder / "ours"), "dvc repro": _dvc(folder / "dvc"), "kedro run --only-missing-outputs": _kedro(folder / "kedro")}
+        ways = {
+            "stillroom build": _stillroom(folder / "ours"),
+            "dvc repro": _dvc(folder / "dvc"),
+            "dvc repro, in a Git repository": _dvc(folder / "dvc-git", git=True),
+            "kedro run --only-missing-outputs": _kedro(folder / "kedro"),
+        }
         ways[FLOOR] = [sys.executable, "-c", "import pyarrow, typer; from pydantic import BaseModel, TypeAdapter"], folder
         for command, place in ways.values():
             timed(command, place)  # runs the stages, or warms the caches
@@ -89,7 +94,7 @@ def _stillroom(folder: Path) -> tuple[list[str | Path], Path]:
     return [Path(sys.executable).with_name("stillroom"), "build", "recipe.yaml"], folder
 
 
-def _dvc(folder: Path) -> tuple[list[str | Path], Path]:
+def _dvc(folder: Path, *, git: bool = False) -> tuple[list[str | Path], Path]:
     folder.mkdir()
     (folder / "stage.py").write_text(STAGE)
     stages = ["stages:"]
@@ -97,8 +102,9 @@ def _dvc(folder: Path) -> tuple[list[str | Path], Path]:
         stages += [f"  s{number}:", f"    cmd: {tools() / 'python'} stage.py {source} s{number}.json"]
         stages += [f"    deps: [stage.py, {source}]", f"    outs: [s{number}.json]"]
     (folder / "dvc.yaml").write_text("\n".join(stages) + "\n")
-    # Without Git, in which DVC is faster than with it.
-    timed([tools() / "dvc", "init", "--no-scm", "-q"], folder)
+    if git:
+        timed(["git", "init", "-q"], folder)
+    timed([tools() / "dvc", "init", "-q", *([] if git else ["--no-scm"])], folder)
     return [tools() / "dvc", "repro"], folder
 
 
