@@ -1,17 +1,20 @@
-"""A folder of 60,000 images grows by 1 %: the next build against one from nothing, and whether both come to the same.
+"""A folder of 60,000 images grows by 1 %: the next build against one from nothing, a night without news, and whether both come to the same.
 
 python benchmarks/incremental.py [--images 60000]
 """
 
 import argparse
+import json
+import os
+import sys
 import tempfile
-import time
 from pathlib import Path
 
 import _rooms  # noqa: F401
 import numpy as np
+from _others import Cost, machine, show, timed
 
-from flows.build import build_recipe
+from flows.server import ensure_server
 from stillroom.images import encode_png
 from stillroom.snapshots import open as open_snapshot
 
@@ -26,23 +29,36 @@ publish:
   splits: {train: hashed.train, validation: hashed.validation, test: hashed.test}
 """
 CLASSES, SIDE_PX = 10, 64
+# A process of its own, so that its workers' seconds of CPU count, which a process tells when it has ended.
+BUILD = """
+import json, sys, time
+from flows.build import build_recipe
+begun = time.perf_counter()
+result = build_recipe(*sys.argv[1:3]).as_dict()
+json.dump({**result, "seconds": time.perf_counter() - begun}, open(sys.argv[3], "w"))
+"""
 
 
 def main() -> None:
+    """Build, grow, build, and build from nothing."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--images", type=int, default=60_000)
     args = parser.parse_args()
+    ensure_server()  # starting it is no part of a build
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "growing.yaml").write_text(RECIPE)
         _paint(folder, 0, args.images)
-        print(f"{'build of':<34}{'images':>9}{'seconds':>9}{'digest':>16}")
-        _build(folder, "the first night", "store")
+        lines = [_build(folder, "the first night", "store")]
         # Files that come later sort last in their class, as numbered or dated ones do.
         _paint(folder, args.images, args.images + args.images // 100)
-        grown = _build(folder, "the next night, 1 % new", "store")
-        anew = _build(folder, "the same from nothing", "anew")
-    print(f"\nthe next night took {grown[0] / anew[0]:.2f} of a build from nothing; digests {'equal' if grown[1] == anew[1] else 'DIFFER'}")
+        lines.append(_build(folder, "the next night, 1 % new", "store"))
+        lines.append(_build(folder, "a night without news", "store"))
+        lines.append(_build(folder, "the grown folder from nothing", "anew"))
+    show(["build of", "images", "wall s", "CPU s", "load before", "snapshot", "digest"], [line for line, _, _ in lines])
+    (_, grown, digest), (_, _, quiet), (_, anew, whole) = lines[1:]
+    print(f"\nthe next night took {grown.wall / anew.wall:.2f} of the seconds and {grown.cpu / anew.cpu:.2f} of the CPU of a build from nothing")
+    print(f"digests {'equal' if digest == quiet == whole else 'DIFFER'}; {machine()}")
 
 
 def _paint(folder: Path, start: int, stop: int) -> None:
@@ -53,13 +69,16 @@ def _paint(folder: Path, start: int, stop: int) -> None:
         path.write_bytes(encode_png(np.random.default_rng(number).integers(0, 255, (SIDE_PX, SIDE_PX, 1), np.uint8)))
 
 
-def _build(folder: Path, what: str, store: str) -> tuple[float, str]:
-    begun = time.perf_counter()
-    result = build_recipe(folder / "growing.yaml", folder / store)
-    seconds = time.perf_counter() - begun
-    manifest = open_snapshot(result.snapshot or "", folder / store).manifest
-    print(f"{what:<34}{manifest['rows']:>9,}{seconds:>9.1f}{manifest['digest'][:12]:>16}")
-    return seconds, manifest["digest"]
+def _build(folder: Path, what: str, store: str) -> tuple[list[str], Cost, str]:
+    """A line of the table, the cost and the digest; what each stage took goes to stderr."""
+    load = os.getloadavg()[0]
+    cost = timed([sys.executable, "-c", BUILD, folder / "growing.yaml", folder / store, folder / "result.json"], folder)
+    result = json.loads((folder / "result.json").read_text())
+    stages = ", ".join(f"{line['name']} {line['seconds']:.1f} s ({line['worked']:,} built, {line['taken']:,} taken over)" for line in result["stages"])
+    print(f"{what}: {result['seconds']:.1f} s without loading: {stages}", file=sys.stderr)
+    manifest = open_snapshot(result["snapshot"], folder / store).manifest
+    line = [what, f"{manifest['rows']:,}", f"{cost.wall:.1f}", f"{cost.cpu:.1f}", f"{load:.1f}", result["snapshot"], manifest["digest"][:12]]
+    return line, cost, manifest["digest"]
 
 
 if __name__ == "__main__":

@@ -33,6 +33,7 @@ COMMANDS = (
     "migrate",
     "forget",
     "rebuild",
+    "deploy",
     "runs",
     "ui",
 )

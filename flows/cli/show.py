@@ -15,6 +15,7 @@ STAGE_COLUMNS = {
     "dropped": "dropped",
     "rejected": "rejected",
     "merged": "merged",
+    "forgotten": "forgotten",
     "seconds": "seconds",
 }
 LINEAGE_COLUMNS = {
@@ -72,6 +73,8 @@ def _print_head(manifest: Mapping[str, Any]) -> None:
     console.print(
         f"made {local_time(manifest['created'])} from {manifest['recipe']['path']}, seed {manifest['seed']}, in {manifest['seconds']:.0f} s", soft_wrap=True
     )
+    if imported := manifest.get("imported"):
+        console.print(f"imported from {cell(imported['from'])} of another store, {local_time(imported['at'])}", soft_wrap=True)
     console.print(f"digest {manifest['digest']}\n", soft_wrap=True)
 
 
@@ -89,7 +92,7 @@ def _print_lineage(manifest: Mapping[str, Any], as_json: bool) -> None:
             "op": line.op + (f" {line.version}" if line.version is not None else ""),
             "from": ", ".join(line.inputs),
             "rows": line.rows,
-            "left": sum(line.counts.get(fate) or 0 for fate in ("dropped", "rejected", "merged")) or None,
+            "left": sum(line.counts.get(fate) or 0 for fate in ("dropped", "rejected", "merged", "forgotten")) or None,
             "hidden": len(line.hidden) or None,
             "fingerprint": line.fingerprint[:12],
             "table": f"v{line.table_version}",
@@ -125,13 +128,13 @@ def _print_stages(stages: list[dict[str, Any]]) -> None:
             "name": stage["name"],
             "op": stage["op"],
             "rows": stage["rows"],
-            **{left: stage["counts"].get(left) or None for left in ("dropped", "rejected", "merged")},
+            **{left: stage["counts"].get(left) or None for left in ("dropped", "rejected", "merged", "forgotten")},
             "seconds": float(stage["seconds"]),
         }
         for stage in stages
         if not is_hidden(stage["name"])
     ]
-    print_table(lines, STAGE_COLUMNS)
+    print_table(lines, {name: heading for name, heading in STAGE_COLUMNS.items() if name != "forgotten" or any(line["forgotten"] for line in lines)})
 
 
 def _print_gates(gates: list[dict[str, Any]]) -> None:

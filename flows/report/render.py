@@ -24,7 +24,7 @@ _HERE = Path(__file__).parent
 _MAX_TEXT = 60_000
 _MAX_CELL = 200
 _COSTLY = 5
-_LEFT = ("dropped", "rejected", "merged")
+_LEFT = ("dropped", "rejected", "merged", "forgotten")
 
 
 def render(manifest: Manifest, tables: Callable[[str], Table], removed: Callable[[str], Table]) -> str:
@@ -65,7 +65,7 @@ def render(manifest: Manifest, tables: Callable[[str], Table], removed: Callable
         "graph": dag.draw(*graph(manifest, surveys)),
         "ledger": [_ledger_line(stage, manifest) for stage in visible(manifest)],
         "left": [kind for kind in _LEFT if kind in left],
-        "unused": [kind for kind in _LEFT if kind not in left],
+        "unused": [kind for kind in _LEFT if kind not in left and kind != "forgotten"],
         "classes": _classes(manifest, surveys),
         "rooms": rooms(with_pictures, stages, surveys, leavers, tables, side_px),
         "without_pictures": [stage["name"] for stage in shown if stage not in with_pictures],

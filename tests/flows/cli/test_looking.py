@@ -97,3 +97,20 @@ def test_runs_end_with_the_command_to_go_on(stillroom, store):
     assert "second line" not in ended.stdout
     assert ended.stderr == "to go on with photos: stillroom build photos.yaml\n"
     assert {run["state"] for run in json.loads(stillroom("runs", "--store", store, "--json").stdout)} == {"Failed", "Completed"}
+
+
+def test_show_says_what_was_forgotten_and_where_a_snapshot_came_from(stillroom, published):
+    plain = stillroom("show", "digits@1", "--store", published).stdout
+    assert "forgotten" not in plain
+    assert "imported" not in plain
+    store = Store(published)
+    manifest = store.read_json("snapshots/digits/1.json")
+    manifest["stages"][0]["counts"]["forgotten"] = 2
+    manifest["imported"] = {"from": "digits@7", "at": "2026-11-26T04:30:00+00:00"}
+    store.put_json("snapshots/digits/1.json", manifest)
+    shown = stillroom("show", "digits@1", "--store", published).stdout
+    assert "imported from digits@7" in shown
+    heads = next(line for line in shown.splitlines() if "forgotten" in line).split()
+    (raw,) = [line.split() for line in shown.splitlines() if line.split()[:1] == ["raw"]]
+    assert raw[-2:] == ["2", "1.2"]
+    assert heads[-2:] == ["forgotten", "seconds"]
