@@ -212,7 +212,7 @@ class _Resolving:
         schemas = {name: self.done[edge.stage].schema for name, edge in inputs.items()}
         try:
             added = operator.added(params, schemas)
-            schema = self._schema(operator, params, inputs, declared, added)
+            schema = self._schema(found, operator, params, inputs, declared, added)
         except StillroomError as error:
             self._say(found, error)
             self.broken.add(found.name)
@@ -274,7 +274,9 @@ class _Resolving:
             elif "test" in splits:
                 self._fault(found, field_name, f"'{edge}' may hold test rows, which must not reach '{operator.name}'", f"write `{edge.stage}.train`")
 
-    def _schema(self, operator: Operator, params: Params, inputs: dict[str, Edge], declared: dict[str, Input], added: dict[str, pa.Field]) -> pa.Schema:
+    def _schema(
+        self, found: Draft, operator: Operator, params: Params, inputs: dict[str, Edge], declared: dict[str, Input], added: dict[str, pa.Field]
+    ) -> pa.Schema:
         if operator.shape in ("source", "measure"):
             return with_hashes(pa.schema(added.values()))
         if operator.shape == "train":
