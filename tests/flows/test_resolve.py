@@ -107,6 +107,20 @@ def test_a_stage_name_that_only_looks_like_a_number_is_an_unknown_input(recipe):
     assert any("from.² (line 5): unknown input" in line for line in found)
 
 
+@pytest.mark.parametrize(("classes", "says"), [("classes: [b, a]", "'two' has other class names than the inputs before"), ("", None)])
+def test_inputs_of_a_mix_must_agree_on_their_classes(recipe, tmp_path, classes, says):
+    for name in "ab":
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        (tmp_path / "photos" / name / "1.png").write_bytes(name.encode())
+    text = HEAD + f"  one: {{op: ingest.image_folder, path: photos}}\n  two: {{op: ingest.image_folder, path: photos, {classes}}}\n"
+    path = recipe((text + "  mixed: {op: table.mix, from: [one, two]}\n").replace(", }", "}"))
+    if says is None:
+        assert "mixed" in resolve(path).stages
+        return
+    with pytest.raises(RecipeErrors, match=f"stage 'mixed': from.*: {says}"):
+        resolve(path)
+
+
 def test_a_control_must_be_on_the_way_to_the_candidate(recipe):
     text = (
         HEAD
