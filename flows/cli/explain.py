@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from flows.cli.shared import DEFAULT_STORE, Json, Store, print_json
+from flows.cli.shared import DEFAULT_STORE, Json, Store, output, print_json
 
 Snapshot = Annotated[str, typer.Argument(metavar="NAME[@N]", help="A snapshot; without a number, the promoted one.")]
 Sample = Annotated[str, typer.Argument(metavar="SAMPLE", help="A sample's id, the beginning of one, its source path, or the picture itself as a file.")]
@@ -15,10 +15,15 @@ def explain(snapshot: Snapshot, sample: Sample, store: Store = DEFAULT_STORE, as
     from flows.history.explain import explain as trace
     from stillroom.snapshots import open as open_snapshot
 
-    found = trace(open_snapshot(snapshot, store), sample)
+    opened = open_snapshot(snapshot, store)
+    found = trace(opened, sample)
     if as_json:
         print_json(found)
         return
     from flows.cli.explain_table import print_explanation
 
     print_explanation(found)
+    for stage in opened.manifest["stages"]:
+        forgotten = stage["counts"].get("forgotten")
+        if forgotten and stage["name"] in {step.stage for step in found.steps}:
+            output().print(f"{stage['name']} left out {forgotten:,} rows that were forgotten; which ones is known to nobody", soft_wrap=True)

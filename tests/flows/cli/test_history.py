@@ -3,6 +3,8 @@
 import json
 import re
 
+from stillroom.stores import Store
+
 
 def test_diff_says_what_differs_and_why(stillroom, little):
     printed = stillroom("diff", "little@1", "little@2", "--store", little).stdout
@@ -79,3 +81,16 @@ def test_lineage_lists_the_stages_and_the_snapshot(stillroom, little):
     assert re.search(r"◆ +little@2 +published +raw.train, raw.test +3 ", printed)
     lines = json.loads(stillroom("show", "little@2", "--lineage", "--json", "--store", little).stdout)
     assert [(line["name"], line["inputs"]) for line in lines] == [("raw", []), ("little@2", ["raw.train", "raw.test"])]
+
+
+def test_explain_says_how_many_rows_a_stage_left_out_as_forgotten(stillroom, little):
+    store = Store(little)
+    manifest = store.read_json("snapshots/little/2.json")
+    assert "forgotten" not in stillroom("explain", "little@2", "ab2", "--store", little).stdout
+    store.put_json(
+        "snapshots/little/2.json", {**manifest, "stages": [{**stage, "counts": {**stage["counts"], "forgotten": 2}} for stage in manifest["stages"]]}
+    )
+    try:
+        assert "raw left out 2 rows that were forgotten" in stillroom("explain", "little@2", "ab2", "--store", little).stdout
+    finally:
+        store.put_json("snapshots/little/2.json", manifest)
