@@ -58,7 +58,7 @@ TEXT_OR_NONE = (str, NONE)
 
 REF = {"name": _is_table, "version": SIZE, "rows": WHOLE, "fingerprint": PRINT, "digest?": str, "split?": TEXT_OR_NONE}
 TABLE = {"name": _is_table, "version": SIZE, "*": ANY}
-STAGE = {"name": str, "fingerprint": str, "table?": TABLE, "removed?": (TABLE, NONE), "metrics?": dict, "counts?": {"*": SIZE}, "*": ANY}
+STAGE = {"name": str, "fingerprint": str, "table?": TABLE, "removed?": (TABLE, NONE), "metrics?": dict, "counts?": {"*": (SIZE, NONE)}, "*": ANY}
 MANIFEST = {
     "name": NAME, "number?": SIZE, "created?": _is_time, "digest": str, "rows": SIZE, "trial": bool, "splits": {"*": SIZE}, "files": _is_files,
     "table": {"name": _is_table, "version": SIZE, "rows": SIZE, "fingerprint": PRINT, "digest": str, "columns": {"*": str}, "*": ANY},
