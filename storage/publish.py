@@ -24,7 +24,7 @@ from stillroom.stores import Store
 from stillroom.tables import one_array
 from storage.commits import commit_fragments, data_files, version_facts, write_batches
 from storage.manifests import list_manifests
-from storage.space import room_for, snapshot_bytes
+from storage.space import mean_bytes, room_for, snapshot_bytes, spread
 from storage.tally import Tally, checked_tally
 
 __all__ = [
@@ -35,6 +35,9 @@ __all__ = [
     "write_snapshot",
     "write_version",
 ]
+
+# In a batch of rows on their way into a snapshot.
+TAKEN_BYTES = 16 << 20
 
 
 def snapshot_order(table: StoredTable, seed: int, split: str) -> np.ndarray:
@@ -56,8 +59,9 @@ def write_snapshot(store_uri: str, name: str, splits: Sequence[tuple[str, TableR
         for split, table in tables.items():
             order = snapshot_order(table, seed, split)
             names = [field.name for field in schema if field.name in table.schema.names and field.name != "split"]
-            for start in range(0, len(order), 256):
-                found = table.take(order[start : start + 256], names)
+            rows = _rows_at_once(table)
+            for start in range(0, len(order), rows):
+                found = table.take(order[start : start + rows], names)
                 arrays = [pa.array([split] * found.num_rows) if field.name == "split" else _column(found, field) for field in schema]
                 yield pa.record_batch(arrays, schema=schema)
 
@@ -125,6 +129,12 @@ def tag_snapshots(store: Store, name: str) -> None:
     for manifest in list_manifests(store, name):
         if not withdrawn(store, name, manifest["number"]):
             _tag(store, manifest)
+
+
+def _rows_at_once(table: StoredTable) -> int:
+    """How many rows are taken at a time: a take costs more than its rows where they are small, and a batch of large ones memory."""
+    size = mean_bytes(table.take(spread(table.rows, 32))) if table.rows else 0
+    return min(65_536, max(256, int(TAKEN_BYTES / (size + 1))))
 
 
 def _column(found: pa.Table, field: pa.Field) -> pa.Array:

@@ -146,11 +146,11 @@ def select_job(spec: StageSpec) -> Part:
     removed = Removed()
     for (of_input, *_), group in lines.filter(pl.col("reason").is_not_null()).partition_by("input", as_dict=True, maintain_order=True).items():
         positions = group["row"].to_numpy()
-        light = frames[str(of_input)][positions].to_arrow()
-        kinds = group["kind"].fill_null("dropped").to_list() if "kind" in group.columns else ["dropped"] * group.height
-        for kind in sorted(set(kinds)):
-            where = np.flatnonzero(np.array(kinds) == kind)
-            removed.add(light.take(pa.array(where)), group["reason"].to_arrow().take(pa.array(where)), kind, positions[where], str(of_input))
+        light = frames[str(of_input)].select(pl.col("sample_id", *(["source"] if "source" in frames[str(of_input)].columns else [])))[positions]
+        kinds = group["kind"].fill_null("dropped") if "kind" in group.columns else pl.repeat("dropped", group.height, eager=True)
+        for kind in kinds.unique().sort():
+            of_kind = kinds == kind
+            removed.add(light.filter(of_kind).to_arrow(), group["reason"].filter(of_kind).to_arrow(), kind, positions[of_kind.to_numpy()], str(of_input))
     kept = lines.filter(pl.col("reason").is_null())
     schema = physical_schema(spec.schema, heavy_names(pa.schema(run.added.values())))
 

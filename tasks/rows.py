@@ -30,7 +30,7 @@ class Removed:
             return
         ids = _flat(rows["sample_id"]).cast(pa.string())
         sources = _flat(rows["source"]).cast(pa.string()) if "source" in rows.schema.names else pa.nulls(count, pa.string())
-        columns = [ids, sources, _flat(reasons).cast(pa.string()), pa.array([kind] * count), pa.array([source_input] * count), pa.array(positions, pa.int64())]
+        columns = [ids, sources, _flat(reasons).cast(pa.string()), pa.repeat(kind, count), pa.repeat(source_input, count), pa.array(positions, pa.int64())]
         self.batches.append(pa.record_batch(columns, schema=REMOVED_SCHEMA))
         self.counts[kind] += count
 
