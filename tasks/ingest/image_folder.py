@@ -29,7 +29,7 @@ class ImageFolderParams(Params):
     truncated: Literal["reject", "pad"] = Field("reject", description="pad fills what a cut JPEG lacks, and adds the column `padded`.")
     max_pixels: int = Field(MAX_PIXELS, gt=0, description="Reject images of more pixels, by their header.")
     max_bytes: int = Field(256 << 20, gt=0, description="Reject files of more bytes, unread.")
-    shard_rows: int = Field(1024, gt=0, description="Files a unit of work, on average; no result depends on it.")
+    shard_rows: int = Field(256, gt=0, description="Files a unit of work, on average: of one that holds a new file all are read; no result depends on it.")
 
 
 def _adds(params: ImageFolderParams, schemas: Mapping[str, pa.Schema]) -> dict[str, pa.DataType | pa.Field]:
