@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
 KILLS ?= 200
-FUZZ_EXAMPLES ?= 1000
+FUZZ_EXAMPLES ?= 100
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export DO_NOT_TRACK := 1 HF_HUB_DISABLE_TELEMETRY := 1 GX_ANALYTICS_ENABLED := false PREFECT_SERVER_ANALYTICS_ENABLED := false RAY_USAGE_STATS_ENABLED := 0
 
@@ -36,7 +36,7 @@ bench: setup ## measure: every benchmark prints a table
 chaos: setup ## kill real builds at 200 moments and see what is left; KILLS=20 CHAOS="--small --store s3" for fewer, smaller, elsewhere
 	$(BIN)/python benchmarks/chaos.py --kills $(KILLS) $(CHAOS)
 
-fuzz: setup ## feed recipes, sealed objects and files that nobody should have written; FUZZ_EXAMPLES=100 for fewer
+fuzz: setup ## feed recipes, sealed objects and files that nobody should have written; about an hour, FUZZ_EXAMPLES=20 for fewer
 	FUZZ_EXAMPLES=$(FUZZ_EXAMPLES) $(BIN)/python -m pytest tests/fuzz -m ""
 
 data: ## fetch the real Fashion-MNIST files into data/fashion_mnist (Debian's package, unpacked, not installed)

@@ -58,7 +58,10 @@ TEXT_OR_NONE = (str, NONE)
 
 REF = {"name": _is_table, "version": SIZE, "rows": WHOLE, "fingerprint": PRINT, "digest?": str, "split?": TEXT_OR_NONE}
 TABLE = {"name": _is_table, "version": SIZE, "*": ANY}
-STAGE = {"name": str, "fingerprint": str, "table?": TABLE, "removed?": (TABLE, NONE), "metrics?": dict, "counts?": {"*": (SIZE, NONE)}, "*": ANY}
+STAGE = {
+    "name": str, "op": str, "shape": str, "gives": str, "hidden": bool, "fingerprint": str, "inputs": {"*": {"stage": str, "split": TEXT_OR_NONE}},
+    "table": TABLE, "removed": (TABLE, NONE), "metrics?": dict, "counts?": {"*": (SIZE, NONE)}, "*": ANY,
+}  # fmt: skip
 MANIFEST = {
     "name": NAME, "number?": SIZE, "created?": _is_time, "digest": str, "rows": SIZE, "trial": bool, "splits": {"*": SIZE}, "files": _is_files,
     "table": {"name": _is_table, "version": SIZE, "rows": SIZE, "fingerprint": PRINT, "digest": str, "columns": {"*": str}, "*": ANY},
@@ -77,7 +80,7 @@ RUN = {
 STONE = {"ids": [str], "sources": [str], "contents": [str], "tables": [str], "read_by": [str], "*": ANY}
 # A manifest that comes from elsewhere.
 EXPORTED = {
-    **MANIFEST, "created": _is_time, "proof": (dict, NONE), "stages": [{**STAGE, "shape": str, "table": TABLE, "removed": (TABLE, NONE)}],
+    **MANIFEST, "created": _is_time, "proof": (dict, NONE), "stages": [STAGE],
 }  # fmt: skip
 EXPORT = {
     "format": WHOLE, "as": str, "snapshot": str, "digest": str, "rows": SIZE, "splits": {"*": SIZE}, "schema?": str, "stillroom?": str,

@@ -6,12 +6,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 
 from stillroom.errors import StillroomError
 
-__all__ = ["ODD_TEXT", "ODD_VALUES", "copied", "damaged", "examples", "fuzz", "nothing_outside", "refused_or_fine", "twisted"]
+__all__ = ["ODD_TEXT", "ODD_VALUES", "copied", "damaged", "examples", "fuzz", "in_suite", "nothing_outside", "refused_or_fine", "twisted"]
 
 ODD_TEXT = st.sampled_from(
     [
@@ -28,9 +28,16 @@ def examples(few: int) -> int:
     return int(os.environ.get("FUZZ_EXAMPLES", few))
 
 
+def in_suite() -> bool:
+    """Whether this is the suite, which tries the same examples every time, so that nobody's change is refused for what it didn't do."""
+    return "FUZZ_EXAMPLES" not in os.environ
+
+
 def fuzz(few: int) -> Callable[[Any], Any]:
     """Settings of a fuzz test, with as many examples."""
-    return settings(max_examples=examples(few), deadline=None, suppress_health_check=list(HealthCheck))
+    # Made smaller only by `make fuzz`: it takes minutes where an example takes a second.
+    phases = (Phase.explicit, Phase.generate) if in_suite() else tuple(Phase)
+    return settings(max_examples=examples(few), derandomize=in_suite(), phases=phases, deadline=None, suppress_health_check=list(HealthCheck))
 
 
 @st.composite

@@ -7,9 +7,20 @@ from stillroom.shapes import wrong_shape
 from stillroom.stores import Store
 
 TABLE = {"name": "pets", "version": 2, "rows": 3, "fingerprint": "ab", "digest": "cd", "columns": {"x": "ef"}}
+STAGE = {
+    "name": "raw",
+    "op": "ingest.digits",
+    "shape": "source",
+    "gives": "samples",
+    "hidden": False,
+    "fingerprint": "ab",
+    "inputs": {},
+    "table": TABLE,
+    "removed": None,
+}
 MANIFEST = {
     "name": "pets", "number": 1, "created": "2026-01-01T00:00:00+00:00", "digest": "cd", "rows": 3, "trial": False, "splits": {"train": 3},
-    "table": TABLE, "files": {"pets.lance/data/1.lance": [7, "aa"]}, "stages": [{"name": "raw", "fingerprint": "ab"}], "anything": [1],
+    "table": TABLE, "files": {"pets.lance/data/1.lance": [7, "aa"]}, "stages": [STAGE], "anything": [1],
 }  # fmt: skip
 
 
@@ -30,7 +41,7 @@ def test_a_manifest_passes():
         ({"created": "2026-01-01"}, "created"),
         ({"rows": True}, "rows"),
         ({"splits": {"train": -1}}, "splits.train"),
-        ({"stages": [{"name": "raw", "fingerprint": "ab"}, {"name": "x"}]}, "stages[1].fingerprint, which is missing"),
+        ({"stages": [STAGE, {"name": "x"}]}, "stages[1].op, which is missing"),
         ({"name": "../x"}, "name"),
     ],
 )

@@ -1,7 +1,7 @@
 """gc against a model: after any history of stages, runs, snapshots, crashes and gc, just what the model keeps is there, whole."""
 
 import tempfile
-from dataclasses import replace
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 
 import pyarrow as pa
@@ -107,7 +107,12 @@ class AnyStore(RuleBasedStateMachine):
     def _publish(self, made_of: list[str]) -> None:
         self.count += 1
         table = pa.table({"sample_id": ["a"], "label": [self.count], "split": ["train"]})
-        lines = [{"name": str(at), "fingerprint": fingerprint} for at, fingerprint in enumerate(made_of)]
+        rest = {"op": "filter.decodable", "shape": "row", "gives": "samples", "hidden": False, "inputs": {}, "removed": None}
+        lines = []
+        for at, fingerprint in enumerate(made_of):
+            record = read_record(self.store, fingerprint)
+            assert record is not None
+            lines.append({"name": str(at), "fingerprint": fingerprint, "table": asdict(record.table), **rest})
         number = self.publish(self.store.uri, table, stages=lines).manifest["number"]
         self.snapshots[number], self.values[str(number)] = made_of, self.count
 
