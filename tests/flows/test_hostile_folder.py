@@ -65,7 +65,7 @@ def test_a_run_of_the_deployment_imports_nothing_from_it(hostile: Path, recipe: 
     assert deployed.returncode == 0, deployed.stdout + deployed.stderr
     command("prefect", "deployment", "run", "stillroom-build/nightly", cwd=tmp_path, **prefect)
     worked = command("prefect", "worker", "start", "--pool", "stillroom", "--run-once", cwd=hostile, **prefect)
-    runs = Request(f"{api}/flow_runs/filter", b'{"flow_runs": {"deployment_id": {"is_null_": false}}}', {"content-type": "application/json"})
+    runs = Request(f"{api}/flow_runs/filter", b'{"deployments": {"name": {"any_": ["nightly"]}}}', {"content-type": "application/json"})
     with urlopen(runs, timeout=10) as answer:
         states = [run["state_name"] for run in json.load(answer) if run["start_time"]]
     assert states == ["Completed"], worked.stdout + worked.stderr

@@ -26,7 +26,10 @@ from storage.tombstones import bury
 from storage.verify import verify
 from storage.whole import file_digest
 
-STAGE = {"name": "raw", "op": "ingest.digits", "shape": "source", "fingerprint": "cd" * 32, "table": {"name": "stages/pets.raw", "version": 3}, "removed": None}
+STAGE = {
+    "name": "raw", "op": "ingest.digits", "shape": "source", "gives": "samples", "hidden": False, "fingerprint": "cd" * 32, "inputs": {},
+    "table": {"name": "stages/pets.raw", "version": 3}, "removed": None,
+}  # fmt: skip
 
 
 @pytest.fixture

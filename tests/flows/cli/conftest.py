@@ -42,6 +42,7 @@ def proof() -> dict[str, Any]:
 def published(tmp_path: Path, proof: dict[str, Any]) -> Path:
     """A store with the manifest of digits@1, not promoted, and nothing else: `show` must need no table."""
     stage = {"op": "ingest.digits", "rows": 1797, "counts": {"in": 1797, "dropped": 0, "rejected": 3}, "seconds": 1.25, "fingerprint": "cd" * 32}
+    stage |= {"shape": "source", "gives": "samples", "hidden": False, "inputs": {}, "table": {"name": "stages/digits.raw", "version": 2}, "removed": None}
     manifest = {
         "format": 1,
         "name": "digits",
