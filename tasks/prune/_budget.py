@@ -1,6 +1,5 @@
 """The budget of every selection: how many rows stay, and how many of each class."""
 
-from collections.abc import Callable
 from decimal import ROUND_HALF_UP, Decimal
 from fractions import Fraction as Ratio
 from typing import TYPE_CHECKING, Literal, Self
@@ -15,10 +14,6 @@ if TYPE_CHECKING:
     import polars as pl
 
 __all__ = ["Budget", "Pool", "Verdicts", "places", "pools", "quotas", "rounded"]
-
-
-# Reasons made as Python's strings before they go into a column.
-_ROWS_AT_ONCE = 65_536
 
 
 class Budget(Params):
@@ -61,38 +56,25 @@ class Verdicts:
     """Which rows leave, why, and whether by choice or for a fault; rows without a label leave where the budget goes by it."""
 
     def __init__(self, samples: "pl.DataFrame", budget: Budget) -> None:
-        # Where in `_reasons` each row's is; text in Polars' buffers, since Python's strings of millions of rows take gigabytes.
-        self._place = np.full(samples.height, -1, np.int64)
-        self._reasons: list[pl.Series] = []
-        self._count = 0
+        self._reasons: list[str | None] = [None] * samples.height
         self._faulty = np.zeros(samples.height, bool)
         if budget.balance != "none":
-            self.drop(samples["label"].is_null().arg_true().to_numpy(), f"no label, which balance: {budget.balance} goes by")
+            for row in samples["label"].is_null().arg_true():
+                self.drop(row, f"no label, which balance: {budget.balance} goes by")
 
-    def drop(self, rows: np.ndarray, reason: str | Callable[[int], str]) -> None:
-        """Not chosen: one reason for these rows, int64 [N], or what makes that of the n-th of them."""
-        import polars as pl
+    def drop(self, row: int, reason: str) -> None:
+        """Not chosen."""
+        self._reasons[row] = reason
 
-        for start in range(0, len(rows), _ROWS_AT_ONCE):
-            part = rows[start : start + _ROWS_AT_ONCE]
-            told = [reason(start + number) for number in range(len(part))] if callable(reason) else [reason]
-            self._reasons.append(pl.Series(told, dtype=pl.String))
-            self._place[part] = self._count + (np.arange(len(part)) if callable(reason) else 0)
-            self._count += len(told)
-
-    def reject(self, rows: np.ndarray, reason: str) -> None:
+    def reject(self, row: int, reason: str) -> None:
         """Not fit to be judged: counts towards the recipe's `max_rejects`."""
-        self.drop(rows, reason)
-        self._faulty[rows] = True
+        self._reasons[row], self._faulty[row] = reason, True
 
     def frame(self) -> "pl.DataFrame":
         """A line per row: `reason` and `kind`, both null where the row stays."""
         import polars as pl
 
-        told = pl.concat(self._reasons) if self._reasons else pl.Series([], dtype=pl.String)
-        place = pl.Series(self._place, dtype=pl.Int64)
-        reason = told.gather(pl.select(pl.when(place >= 0).then(place)).to_series()) if len(told) else pl.repeat(None, len(place), dtype=pl.String, eager=True)
-        lines = pl.DataFrame({"reason": reason, "faulty": self._faulty})
+        lines = pl.DataFrame({"reason": self._reasons, "faulty": self._faulty}, schema_overrides={"reason": pl.String})
         kind = pl.when(pl.col("faulty")).then(pl.lit("rejected")).when(pl.col("reason").is_not_null()).then(pl.lit("dropped"))
         return lines.select("reason", kind.alias("kind"))
 
@@ -102,7 +84,7 @@ def pools(samples: "pl.DataFrame", budget: Budget) -> list[Pool]:
     if budget.balance == "none":
         return [Pool("the table", np.arange(samples.height))]
     groups = samples.select("label").with_row_index("row").drop_nulls().group_by("label").agg("row").sort("label")
-    return [Pool(f"class {label}", rows.to_numpy().astype(np.int64)) for label, rows in zip(groups["label"], groups["row"], strict=True)]
+    return [Pool(f"class {label}", np.array(rows, np.int64)) for label, rows in groups.iter_rows()]
 
 
 def quotas(budget: Budget, table_rows: int, sizes: list[int], available: list[int]) -> list[int]:

@@ -1,6 +1,6 @@
 """prune.by_score: keep the rows at one end, or in the middle, of a score's ranking."""
 
-from typing import TYPE_CHECKING, Literal, NamedTuple, Self
+from typing import TYPE_CHECKING, Literal, Self
 
 import numpy as np
 from pydantic import Field, model_validator
@@ -59,26 +59,15 @@ def by_score(frames: "dict[str, pl.DataFrame]", params: ByScoreParams) -> "pl.Da
     ranked = [_ranked(pool, hardness_N, by_id) for pool in classes]
     uncut = [len(rows) - rounded(params.cut_off, len(rows)) for rows in ranked]
     for pool, rows, last, quota in zip(classes, ranked, uncut, quotas(params, samples.height, [len(pool.rows) for pool in classes], uncut), strict=True):
-        verdicts.reject(np.setdiff1d(pool.rows, rows), f"no {params.score} to rank by: null or NaN")
+        for row in np.setdiff1d(pool.rows, rows):
+            verdicts.reject(row, f"no {params.score} to rank by: null or NaN")
         first = {"easiest": 0, "hardest": last - quota, "middle": (last - quota) // 2}[params.order]
         stay = f"ranks {first + 1} to {first + quota} stay" if quota else "none stays"
-        cut = f"the hardest {len(rows) - last} are cut off"
-        for begin, end, why in ((0, first, stay), (first + quota, last, stay), (last, len(rows), cut)):
-            told = _Told(params.score, score_N[rows[begin:end]], begin + 1, f"of {len(rows)} in {pool.name}, easiest first; {why}")
-            verdicts.drop(rows[begin:end], told)
+        for rank, row in enumerate(rows, start=1):
+            if not first < rank <= first + quota:
+                why = stay if rank <= last else f"the hardest {len(rows) - last} are cut off"
+                verdicts.drop(row, f"{params.score} {score_N[row]:.4g}: rank {rank} of {len(rows)} in {pool.name}, easiest first; {why}")
     return verdicts.frame()
-
-
-class _Told(NamedTuple):
-    """Makes the reasons of rows that follow each other in a ranking."""
-
-    name: str
-    score_N: np.ndarray
-    rank: int
-    rest: str
-
-    def __call__(self, number: int) -> str:
-        return f"{self.name} {self.score_N[number]:.4g}: rank {self.rank + number} {self.rest}"
 
 
 def _score(samples: "pl.DataFrame", name: str) -> np.ndarray:

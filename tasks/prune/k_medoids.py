@@ -47,21 +47,22 @@ def k_medoids(frames: "dict[str, pl.DataFrame]", vectors: dict[str, np.ndarray],
     finite = []
     for pool in classes:
         usable = np.isfinite(vectors_ND[pool.rows]).all(axis=1)
-        verdicts.reject(pool.rows[~usable], f"{params.vectors} holds NaN or infinity")
+        for row in pool.rows[~usable]:
+            verdicts.reject(row, f"{params.vectors} holds NaN or infinity")
         rows = pool.rows[usable]
         finite.append(rows[draw.order([ids[row] for row in rows])])
     kept = quotas(params, samples.height, [len(pool.rows) for pool in classes], [len(rows) for rows in finite])
     for pool, rows, quota in zip(classes, finite, kept, strict=True):
         if quota == 0:
-            verdicts.drop(rows, f"no row of {pool.name} stays")
+            for row in rows:
+                verdicts.drop(row, f"no row of {pool.name} stays")
             continue
         found = cluster(_points(vectors_ND[rows], params.normalise), quota, draw.generator(pool.name), params.exact_rows)
         for medoid, size in zip(rows[found.medoids], np.bincount(found.nearest, minlength=quota), strict=True):
             cluster_size[medoid] = int(size)
-        others = np.setdiff1d(np.arange(len(rows)), found.medoids)
-        nearest = [ids[rows[medoid]] for medoid in found.medoids[found.nearest[others]]]
-        reasons = [f"nearest medoid {id_} at distance {distance:.4g}" for id_, distance in zip(nearest, found.distance[others], strict=True)]
-        verdicts.drop(rows[others], reasons.__getitem__)
+        for place in np.setdiff1d(np.arange(len(rows)), found.medoids):
+            nearest = ids[rows[found.medoids[found.nearest[place]]]]
+            verdicts.drop(rows[place], f"nearest medoid {nearest} at distance {found.distance[place]:.4g}")
     return verdicts.frame().with_columns(pl.Series("cluster_size", cluster_size, pl.Int32))
 
 

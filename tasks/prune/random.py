@@ -26,5 +26,6 @@ def random(frames: "dict[str, pl.DataFrame]", params: RandomParams, draw: Draw) 
     classes = pools(samples, params)
     sizes = [len(pool.rows) for pool in classes]
     for pool, quota in zip(classes, quotas(params, samples.height, sizes, sizes), strict=True):
-        verdicts.drop(pool.rows[place[pool.rows].argsort()][quota:], f"not among the {quota} drawn from {len(pool.rows)} in {pool.name}")
+        for row in pool.rows[place[pool.rows].argsort()][quota:]:
+            verdicts.drop(row, f"not among the {quota} drawn from {len(pool.rows)} in {pool.name}")
     return verdicts.frame()

@@ -39,7 +39,9 @@ def mix(frames: "dict[str, pl.DataFrame]", params: MixParams, draw: Draw) -> "pl
     names = sorted(frames, key=_place)
     parts = [frames[name].select("sample_id", pl.lit(name).alias("input"), pl.int_range(pl.len(), dtype=pl.Int64).alias("row")) for name in names]
     lines = pl.concat(parts)
-    lines = lines.with_columns(_named_twins(lines))
+    first = pl.col("input").first().over("sample_id")
+    twin = ~pl.col("sample_id").is_first_distinct()
+    lines = lines.with_columns(pl.when(twin).then(pl.format("duplicate of a row in {}", first)).alias("reason"))
     if params.weights is None:
         return lines
     return lines.with_columns(_over_its_share(lines, _shares(params.weights, names), draw))
@@ -59,17 +61,6 @@ def _shares(weights: Mapping[str, float] | list[float], names: list[str]) -> dic
     return {name: weight / sum(exact.values()) for name, weight in exact.items()}
 
 
-def _named_twins(lines: "pl.DataFrame") -> "pl.Series":
-    """For each row whose id an earlier one has: of which input that is. Work and memory beyond the ids' own go by the twins, which are few."""
-    import polars as pl
-
-    is_first = lines["sample_id"].is_first_distinct()
-    twins = lines.filter(~is_first).select("sample_id")
-    firsts = lines.filter(is_first & lines["sample_id"].is_in(twins["sample_id"].implode())).select("sample_id", "input")
-    told = twins.join(firsts, on="sample_id", how="left", maintain_order="left").select(pl.format("duplicate of a row in {}", "input")).to_series()
-    return pl.repeat(None, lines.height, dtype=pl.String, eager=True).scatter((~is_first).arg_true(), told).alias("reason")
-
-
 def _over_its_share(lines: "pl.DataFrame", shares: Mapping[str, Fraction], draw: Draw) -> "pl.Series":
     """The reasons of `lines`, and one for each row that is over its input's share."""
     import polars as pl
@@ -78,10 +69,10 @@ def _over_its_share(lines: "pl.DataFrame", shares: Mapping[str, Fraction], draw:
     if empty := [name for name, rows in left.items() if not rows.height]:
         raise InputError("weights", f"input '{empty[0]}' has no rows of its own, so its share can't be met")
     total = min(rows.height / shares[name] for name, rows in left.items())
-    reasons = lines["reason"]
+    reasons = lines["reason"].to_list()
     for name, rows in left.items():
         # Halves upwards, so that it doesn't depend on whether the number is even.
         keep = int(total * shares[name] + Fraction(1, 2))
-        over = rows["line"].gather(draw.order(rows["sample_id"])[keep:])
-        reasons = reasons.scatter(over, f"over the share of {name}: {keep:,} of {rows.height:,} rows stay")
-    return reasons
+        for place in draw.order(rows["sample_id"].to_list())[keep:]:
+            reasons[rows["line"][int(place)]] = f"over the share of {name}: {keep:,} of {rows.height:,} rows stay"
+    return pl.Series("reason", reasons, pl.String)
