@@ -20,21 +20,19 @@ from scipy.special import softmax
 from flows.build import build_recipe
 from flows.plan import make_plan
 from stillroom.errors import StillroomError
-from stillroom.images import encode_png
 from stillroom.snapshots import manifest_of
 from stillroom.soft_labels import decode, encode, soft_label_type
 from stillroom.stores import Store
 from storage.verify import verify
 from tests.fuzz.builds import Killed, build, dying
+from tests.photos import paint
 
 TESTS = Path(__file__).parent
 
 
 def photos(folder: Path, count: int, side_px: int = 6) -> Path:
     for number in range(count):
-        path = folder / "photos" / "ab"[number % 2] / f"{number:02}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(encode_png(np.random.default_rng(number).integers(0, 250, (side_px, side_px, 3)).astype(np.uint8)))
+        paint(folder, number, side_px=side_px, channels=3)
     return folder / "photos"
 
 

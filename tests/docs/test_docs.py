@@ -46,10 +46,8 @@ def commands_in(page: Path) -> list[list[str]]:
     return [line.partition("#")[0].split()[1:] for line in lines if line.startswith("stillroom ")]
 
 
-@pytest.mark.parametrize("name", own_operators())
+@pytest.mark.parametrize("name", [name for name in own_operators() if not registry.load(name).hidden])  # no recipe can name a hidden one
 def test_every_operator_has_a_page_with_a_recipe(name):
-    if registry.load(name).hidden:
-        pytest.skip("hidden: no recipe can name it")
     text = (DOCS / "operators" / f"{name.replace('.', '/')}.md").read_text(encoding="utf-8")
     assert f"op: {name}" in text
 

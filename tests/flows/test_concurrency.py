@@ -3,7 +3,6 @@
 Operators of a third party leave a file for whatever they begin and finish, so that the test can count.
 """
 
-import json
 import os
 import re
 import subprocess
@@ -15,7 +14,6 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 from textwrap import dedent
-from urllib.request import Request, urlopen
 
 import pytest
 
@@ -25,6 +23,8 @@ from flows.server import ensure_server
 from stillroom.snapshots import list_snapshots
 from stillroom.stores import Store
 from storage.runs import list_runs
+from tests.flows.asking import ask
+from tests.waiting import wait_for
 
 pytestmark = [pytest.mark.server, pytest.mark.slow, pytest.mark.long]
 
@@ -105,19 +105,6 @@ def counted(folder: Path, what: str) -> Counter[str]:
     return Counter(re.fullmatch(rf"{what}-(\w+)-\w+", file.name)[1] for file in folder.glob(f"{what}-*"))  # type: ignore[index]
 
 
-def ask(path: str, body: dict) -> list[dict]:
-    request = Request(f"{ensure_server()}/{path}", json.dumps(body).encode(), {"content-type": "application/json"})
-    with urlopen(request, timeout=10) as answer:
-        return json.load(answer)
-
-
-def wait_for(what: Callable[[], object]) -> None:
-    deadline = time.monotonic() + PATIENCE_S
-    while not what():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-
-
 def said(folder: Path, number: int) -> str:
     """What the build that was started as this one has said so far."""
     return (folder / f"said-{number}").read_text()
@@ -151,13 +138,13 @@ def test_of_three_builds_one_is_killed_and_the_others_end_right(write, start, st
     counts = tmp_path / "counts"
     (counts / "hold").touch()
     killed = start(write("one"))
-    wait_for(lambda: counted(counts, "begun") == {"0": 1, "1": 1})
+    wait_for(lambda: counted(counts, "begun") == {"0": 1, "1": 1}, PATIENCE_S)
     same, other = start(write("one")), start(write("two", publish=""))
     for number in (1, 2):
-        wait_for(lambda number=number: f"waits for another build that makes it (process {killed.pid} on" in said(tmp_path, number))
+        wait_for(lambda number=number: f"waits for another build that makes it (process {killed.pid} on" in said(tmp_path, number), PATIENCE_S)
     workers = descendants(killed.pid)
     killed.kill()
-    wait_for(lambda: counted(counts, "begun")["1"] == 2)
+    wait_for(lambda: counted(counts, "begun")["1"] == 2, PATIENCE_S)
     (counts / "hold").unlink()
     assert [build.wait(PATIENCE_S) for build in (killed, same, other)] == [-9, 0, 0], [said(tmp_path, 1), said(tmp_path, 2)]
 
@@ -179,7 +166,7 @@ def test_of_three_builds_one_is_killed_and_the_others_end_right(write, start, st
     assert set(runs) == {"Crashed", "Completed"}
     assert runs["Crashed"]["holder"]["pid"] == killed.pid
     flow_run = {"flow_runs": {"id": {"any_": [runs["Crashed"]["flow_run"]["id"]]}}}
-    wait_for(lambda: [run["state_type"] for run in ask("flow_runs/filter", flow_run)] == ["CRASHED"])
+    wait_for(lambda: [run["state_type"] for run in ask("flow_runs/filter", flow_run)] == ["CRASHED"], PATIENCE_S)
     assert "RUNNING" not in {run["state_type"] for run in ask("task_runs/filter", flow_run)}
 
 

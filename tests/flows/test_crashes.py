@@ -1,12 +1,10 @@
 """Killed builds, told to Prefect: by the witness at once, else by the next command; a final state stays."""
 
-import json
 import os
 import signal
 import subprocess
 import sys
 import time
-from urllib.request import Request, urlopen
 
 import pytest
 
@@ -14,6 +12,8 @@ from flows.crashes import report_crash, tell_crashed
 from flows.server import ensure_server, public_url
 from stillroom.stores import Store
 from storage.runs import begin_run, end_run, list_runs, note_run
+from tests.flows.asking import ask
+from tests.waiting import wait_for
 
 pytestmark = [pytest.mark.server, pytest.mark.slow]
 
@@ -24,12 +24,6 @@ witness = Witness(sys.argv[1])
 print("watched", flush=True)
 time.sleep(120)
 """
-
-
-def ask(path: str, body: dict | None = None) -> dict:
-    request = Request(f"{ensure_server()}/{path}", None if body is None else json.dumps(body).encode(), {"content-type": "application/json"})
-    with urlopen(request, timeout=10) as answer:
-        return json.load(answer)
 
 
 @pytest.fixture
@@ -54,10 +48,7 @@ def test_the_witness_tells_of_a_kill_and_of_nothing_else(flow_run):
     assert state(flow_run) == "RUNNING"
     os.killpg(build.pid, signal.SIGKILL)
     build.wait()
-    deadline = time.monotonic() + 60
-    while state(flow_run) != "CRASHED":
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
+    wait_for(lambda: state(flow_run) == "CRASHED", 60)
 
 
 @pytest.mark.parametrize("final", ["COMPLETED", "FAILED", "CANCELLED"])

@@ -6,21 +6,20 @@ import shlex
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-from urllib.request import Request, urlopen
 
-import numpy as np
 import pytest
 
 from flows.server import ensure_server
 from stillroom.errors import InputError
-from stillroom.images import encode_png
 from stillroom.snapshots import list_snapshots
 from stillroom.stores import Store
 from storage.runs import list_runs
+from tests.flows.asking import ask
+from tests.photos import paint
+from tests.waiting import wait_for
 
 pytestmark = [pytest.mark.server, pytest.mark.slow]
 
@@ -36,18 +35,7 @@ publish:
 TELLING = "import json, os, sys; print(json.dumps({n: v for n, v in os.environ.items() if n.startswith('STILLROOM_')}), file=open(sys.argv[1], 'a'))"
 
 
-def ask(path: str, body: dict[str, Any] | None = None) -> Any:
-    request = Request(f"{ensure_server()}/{path}", None if body is None else json.dumps(body).encode(), {"content-type": "application/json"})
-    with urlopen(request, timeout=10) as answer:
-        return json.load(answer)
-
-
-def until(found: Callable[[], Any], seconds: float = 90) -> Any:
-    deadline = time.monotonic() + seconds
-    while not (value := found()):
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
-    return value
+PATIENCE_S = 90
 
 
 class Nights:
@@ -58,15 +46,13 @@ class Nights:
         self.recipe = folder / "a $(touch pwned) `touch pwned`.yaml"
         self.recipe.write_text(RECIPE)
         for number in range(20):
-            path = folder / "photos" / "ab"[number % 2] / f"{number}.png"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(encode_png(np.full((4, 4, 1), 9 * number, np.uint8)))
+            paint(folder, number)
         ensure_server()
         command = shlex.join([sys.executable, "-c", TELLING, str(self.told)])
         words = ["deploy", str(self.recipe), "--store", str(self.store), "--cron", "0 2 29 2 *", "--name", folder.name, "--on-failure", command]
         code = "from flows.cli.app import main; main()"
         self.process = subprocess.Popen([sys.executable, "-c", code, *words], cwd=folder, stderr=subprocess.PIPE, text=True)
-        self.deployment = until(self._deployed)["id"]
+        self.deployment = wait_for(self._deployed, PATIENCE_S)["id"]
 
     def _deployed(self) -> Any:
         assert self.process.poll() is None
@@ -78,11 +64,11 @@ class Nights:
     def night(self) -> str:
         """How a night ends."""
         run = self.begin()
-        return str(until(lambda: (state := ask(f"flow_runs/{run}")["state_type"]) in ("COMPLETED", "FAILED", "CRASHED") and state))
+        return str(wait_for(lambda: (state := ask(f"flow_runs/{run}")["state_type"]) in ("COMPLETED", "FAILED", "CRASHED") and state, PATIENCE_S))
 
     def said(self) -> dict[str, str]:
         """What the command was told last; it is called once a night."""
-        (line,) = until(lambda: self.told.exists() and self.told.read_text().splitlines())
+        (line,) = wait_for(lambda: self.told.exists() and self.told.read_text().splitlines(), PATIENCE_S)
         self.told.unlink()
         return dict(json.loads(line))
 
@@ -118,7 +104,8 @@ def test_nights_that_are_quiet_fail_and_are_killed(nights):
 
     nights.recipe.write_text(RECIPE.replace("seed: 1", "seed: 2"))
     nights.begin()
-    pid = until(lambda: next((run["holder"]["pid"] for run in list_runs(Store(nights.store), 1) if run["state"] == "Running" and run.get("flow_run")), None))
+    store = Store(nights.store)
+    pid = wait_for(lambda: next((run["holder"]["pid"] for run in list_runs(store, 1) if run["state"] == "Running" and run.get("flow_run")), None), PATIENCE_S)
     os.kill(pid, signal.SIGKILL)
     told = nights.said()
     assert "ended without a word" in told["STILLROOM_ERROR"]

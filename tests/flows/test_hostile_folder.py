@@ -1,14 +1,14 @@
 """A build and a deployment's run in a folder with somebody's own `tasks.py` and `flows.py`, which must stay unread."""
 
-import json
 import os
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from urllib.request import Request, urlopen
 
 import pytest
+
+from tests.flows.asking import ask
 
 BIN = Path(sys.executable).parent
 REPOSITORY = Path(__file__).parents[2]
@@ -65,9 +65,7 @@ def test_a_run_of_the_deployment_imports_nothing_from_it(hostile: Path, recipe: 
     assert deployed.returncode == 0, deployed.stdout + deployed.stderr
     command("prefect", "deployment", "run", "stillroom-build/nightly", cwd=tmp_path, **prefect)
     worked = command("prefect", "worker", "start", "--pool", "stillroom", "--run-once", cwd=hostile, **prefect)
-    runs = Request(f"{api}/flow_runs/filter", b'{"deployments": {"name": {"any_": ["nightly"]}}}', {"content-type": "application/json"})
-    with urlopen(runs, timeout=10) as answer:
-        states = [run["state_name"] for run in json.load(answer) if run["start_time"]]
+    states = [run["state_name"] for run in ask("flow_runs/filter", {"deployments": {"name": {"any_": ["nightly"]}}}) if run["start_time"]]
     assert states == ["Completed"], worked.stdout + worked.stderr
     assert (store / "snapshots" / "mini" / "1.json").exists()
     assert traces(hostile) == []

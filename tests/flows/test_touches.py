@@ -1,14 +1,11 @@
 """What plan says of rows to work on is what a build then works on."""
 
-from pathlib import Path
-
-import numpy as np
 import pytest
 
 from flows.build import build_recipe
 from flows.plan import make_plan
 from flows.touches import Touch, touches
-from stillroom.images import encode_png
+from tests.photos import paint
 
 pytestmark = [pytest.mark.server, pytest.mark.slow]
 
@@ -22,17 +19,11 @@ stages:
 """
 
 
-def paint(folder: Path, *numbers: int) -> None:
-    for number in numbers:
-        path = folder / "photos" / "ab"[number % 2] / f"{number:03}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(encode_png(np.random.default_rng(number).integers(0, 255, (4, 4, 1), np.uint8)))
-
-
 def test_plan_says_what_the_next_build_works_on(tmp_path, store):
     recipe = tmp_path / "growing.yaml"
     recipe.write_text(RECIPE)
-    paint(tmp_path, *range(80))
+    for number in range(100, 180):
+        paint(tmp_path, number)
 
     def planned() -> dict[str, Touch]:
         return touches(make_plan(recipe, store))
@@ -46,7 +37,8 @@ def test_plan_says_what_the_next_build_works_on(tmp_path, store):
     assert set(built().values()) == {(80, 0)}
     assert planned() == {}
 
-    paint(tmp_path, 80, 81)
+    for number in (180, 181):
+        paint(tmp_path, number)
     said, done = planned(), built(until="raw")
     assert said["raw"].of == 82
     assert said["raw"].bound == "at least"
@@ -60,7 +52,7 @@ def test_plan_says_what_the_next_build_works_on(tmp_path, store):
     done = built()
     assert done["sound"] == done["hashed"] == done["split"] == (2, 80)
 
-    (tmp_path / "photos/a/000.png").unlink()
+    (tmp_path / "photos/a/100.png").unlink()
     looked = make_plan(recipe, store).looked
     assert (looked.trusted, looked.read) == (81, 0)
     looked = make_plan(recipe, store, rehash=True).looked

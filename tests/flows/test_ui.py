@@ -1,15 +1,15 @@
 """What a browser shows of a build: its stages and its artifacts, on a server that isn't at Prefect's usual port."""
 
-import json
 import os
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from urllib.request import Request, urlopen
 
 import pytest
+
+from tests.flows.asking import ask
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 
@@ -46,13 +46,11 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], str]:
 def test_a_build_is_seen_with_its_stages_and_artifacts(browser, recipe, store):
     from flows.server import ensure_server
 
-    api = ensure_server()
+    ensure_server()
     stillroom = Path(sys.executable).parent / "stillroom"
     subprocess.run([stillroom, "build", recipe(RECIPE, "seen.yaml"), "--store", store, "--workers", "1"], check=True, capture_output=True)
     address = subprocess.run([stillroom, "ui", "--no-browser"], check=True, capture_output=True, text=True, env=dict(os.environ)).stdout.strip()
-    wanted = Request(f"{api}/flow_runs/filter", b'{"flow_runs": {"name": {"any_": ["seen"]}}}', {"content-type": "application/json"})
-    with urlopen(wanted, timeout=10) as answer:
-        (run,) = json.load(answer)
+    (run,) = ask("flow_runs/filter", {"flow_runs": {"name": {"any_": ["seen"]}}})
     assert not address.endswith(":4200")
     stages = browser(f"{address}/v2/runs/flow-run/{run['id']}?tab=TaskRuns")
     assert all(f">{stage}<" in stages for stage in ("raw", "split", "core"))

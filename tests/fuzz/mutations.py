@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 
 from stillroom.errors import StillroomError
 
-__all__ = ["ODD_TEXT", "ODD_VALUES", "copied", "damaged", "examples", "fuzz", "in_suite", "nothing_outside", "refused_or_fine", "twisted"]
+__all__ = ["ODD_TEXT", "ODD_VALUES", "damaged", "examples", "fuzz", "in_suite", "nothing_outside", "refused_or_fine", "twisted"]
 
 ODD_TEXT = st.sampled_from(
     [
@@ -80,15 +81,10 @@ def twisted(draw: st.DrawFn, value: Any) -> Any:
             holder[key] = draw(st.sampled_from([[old], {"x": old}, str(old)]))
         elif kind == "other":
             other, place = places[draw(st.integers(0, len(places) - 1))]
-            holder[key] = _copy(other[place])
+            holder[key] = deepcopy(other[place])
         elif kind == "added" and isinstance(old, dict):
             old[draw(ODD_TEXT)] = draw(ODD_VALUES)
     return root["root"]
-
-
-def copied(value: Any) -> Any:
-    """A tree that can be changed."""
-    return _copy(value)
 
 
 def refused_or_fine(call: Callable[[], Any]) -> Any:
@@ -124,9 +120,3 @@ def _places(value: Any) -> Iterator[tuple[Any, Any]]:
     for key, item in items:
         yield value, key
         yield from _places(item)
-
-
-def _copy(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _copy(item) for key, item in value.items()}
-    return [_copy(item) for item in value] if isinstance(value, list) else value

@@ -6,6 +6,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from copy import deepcopy
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from stillroom.draws import Draw
 from stillroom.operators import Operator, Work, call
 from stillroom.registry import load
 from stillroom.stored import with_hashes
-from tests.fuzz.mutations import ODD_TEXT, ODD_VALUES, copied, damaged, fuzz, nothing_outside, refused_or_fine, twisted
+from tests.fuzz.mutations import ODD_TEXT, ODD_VALUES, damaged, fuzz, nothing_outside, refused_or_fine, twisted
 
 
 def encoded(kind: str, seed: int = 0, **options: Any) -> bytes:
@@ -225,7 +226,7 @@ def test_hf_dataset(place, saved, data, id_):
     for file in data.draw(st.lists(st.sampled_from(files), min_size=1, max_size=2)):
         if file.suffix == ".json" and data.draw(st.booleans()):
             with suppress(ValueError):
-                file.write_text(json.dumps(data.draw(twisted(copied(json.loads(file.read_text()))))))
+                file.write_text(json.dumps(data.draw(twisted(deepcopy(json.loads(file.read_text()))))))
         else:
             file.write_bytes(data.draw(damaged(file.read_bytes())))
     taken(folder, "ingest.hf_dataset", path=folder, id=id_)

@@ -5,17 +5,16 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from flows.plan import Plan, make_plan
-from stillroom.images import encode_png
 from stillroom.stores import Store
 from storage.gc import Policy, gc
 from tests.fuzz.builds import Killed, build, dying
 from tests.fuzz.mutations import fuzz
+from tests.photos import paint
 
 RECIPE = """name: pets
 seed: 7
@@ -58,18 +57,11 @@ def home(tmp_path: Path) -> Callable[[], Path]:
     def make() -> Path:
         shutil.rmtree(tmp_path / "home", ignore_errors=True)
         for number in range(16):
-            photo(tmp_path / "home", number)
+            paint(tmp_path / "home", number)
         (tmp_path / "home" / "pets.yaml").write_text(RECIPE)
         return tmp_path / "home"
 
     return make
-
-
-def photo(folder: Path, number: int, seed: int | None = None) -> Path:
-    path = folder / "photos" / "ab"[number % 2] / f"{number}.png"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(encode_png(np.random.default_rng(number if seed is None else seed).integers(0, 250, (6, 6, 1)).astype(np.uint8)))
-    return path
 
 
 def change_files(folder: Path, kind: str, step: int) -> None:
@@ -77,13 +69,13 @@ def change_files(folder: Path, kind: str, step: int) -> None:
     if kind == "touched":
         os.utime(path)
     elif kind == "changed in place":
-        photo(folder, 100 + step, 200 + step).rename(path)
+        paint(folder, 100 + step, seed=200 + step).rename(path)
     elif kind == "moved":
         path.rename(path.with_name(f"{step}-moved.png"))
     elif kind == "gone":
         path.unlink()
     else:
-        photo(folder, 50 + step)
+        paint(folder, 50 + step)
 
 
 def told(plan: Plan) -> list[tuple[str, str, bool, bool]]:

@@ -1,6 +1,7 @@
 """Recipes that nobody should have written: resolve and plan answer with faults, a line each, and nothing is written or run."""
 
 import json
+from copy import deepcopy
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 from flows.plan import make_plan
 from schemas.yaml import read_yaml
 from stillroom.errors import RecipeErrors
-from tests.fuzz.mutations import ODD_TEXT, ODD_VALUES, copied, damaged, fuzz, nothing_outside, refused_or_fine, twisted
+from tests.fuzz.mutations import ODD_TEXT, ODD_VALUES, damaged, fuzz, nothing_outside, refused_or_fine, twisted
 
 ROOT = Path(__file__).parents[2]
 # The digits come from scikit-learn: a source that needs no files.
@@ -54,7 +55,7 @@ def test_pieces_of_yaml_where_they_do_not_belong(text, pieces, tmp_path):
 @fuzz(80)
 @given(st.data())
 def test_twisted_trees(tmp_path, data):
-    tree = data.draw(twisted(copied(data.draw(st.sampled_from(TREES)))))
+    tree = data.draw(twisted(deepcopy(data.draw(st.sampled_from(TREES)))))
     planned(json.dumps(tree, ensure_ascii=data.draw(st.booleans())).encode(errors="surrogatepass"), tmp_path)
 
 

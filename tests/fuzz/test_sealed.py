@@ -5,14 +5,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from flows.plan import make_plan
 from stillroom.errors import StillroomError
-from stillroom.images import encode_png
 from stillroom.sealed import seal, unseal
 from stillroom.snapshots import list_snapshots, manifest_of
 from stillroom.snapshots import open as open_snapshot
@@ -27,6 +25,7 @@ from storage.runs import list_runs
 from storage.verify import verify
 from tests.fuzz.builds import build
 from tests.fuzz.mutations import damaged, fuzz, nothing_outside, refused_or_fine, twisted
+from tests.photos import paint
 
 RECIPE = """name: pets
 seed: 7
@@ -44,9 +43,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with photos, a recipe, an export, and a store that has one of each object that stillroom writes."""
     folder = tmp_path_factory.mktemp("made")
     for number in range(14):
-        file = folder / "photos" / "ab"[number % 2] / f"{number}.png"
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_bytes(encode_png(np.random.default_rng(number).integers(0, 250, (4, 4, 1)).astype(np.uint8)))
+        paint(folder, number, side_px=4)
     (folder / "pets.yaml").write_text(RECIPE)
     store = Store(folder / "store")
     build(folder / "pets.yaml", folder / "store")

