@@ -99,7 +99,7 @@ def _write(folder: Path, count: int) -> None:
     from storage.export import export_snapshot
 
     write_pictures(folder / "pictures", count, 288)
-    (folder / "recipe.yaml").write_text(RECIPE.replace("pictures}", f"{folder / 'pictures'}}}"))
+    (folder / "recipe.yaml").write_text(RECIPE)
     build_recipe(str(folder / "recipe.yaml"), folder / "store")
     opened = open_snapshot("open@1", folder / "store")
     export_snapshot(opened, folder / "hf", "hf")

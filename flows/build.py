@@ -254,7 +254,7 @@ class Build:
             counts.get("dropped", 0),
             counts.get("rejected", 0),
             0.0 if reused else record.seconds,
-            0 if reused else counts.get("in", counts.get("planned", counts.get("out", 0))) - record.taken,
+            0 if reused else (counts.get("out", 0) if record.came_in is None else record.came_in) - record.taken,
             0 if reused else record.taken,
         )
         self.lines[planned.name] = {"op": planned.op, "hidden": planned.hidden, **asdict(line)}

@@ -8,6 +8,7 @@ import asyncio
 import os
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import chdir
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -58,12 +59,8 @@ def serve(night: Night, cron: str, timezone: str, name: str | None, say: Callabl
     # Prefect's loader puts the working directory first on the import path, and a `tasks.py` there before ours.
     quiet = home() / "deployments"
     quiet.mkdir(parents=True, exist_ok=True)
-    os.chdir(quiet)
-    deployment = _deployment(night, cron, timezone, name or graph.recipe.name)
-    try:
-        asyncio.run(_serve(night, deployment, folder, say))
-    finally:
-        os.chdir(folder)
+    with chdir(quiet):
+        asyncio.run(_serve(night, _deployment(night, cron, timezone, name or graph.recipe.name), folder, say))
 
 
 def _deployment(night: Night, cron: str, timezone: str, name: str) -> Any:

@@ -41,7 +41,7 @@ def stage_lines(plan: Plan, records: dict[str, Record]) -> list[dict[str, Any]]:
                 "seconds": record.seconds,
                 "rows": record.table.rows,
                 "counts": {
-                    "in": record.counts.get("in", record.counts.get("planned")),
+                    "in": record.came_in,
                     **{key: record.counts.get(key, 0) for key in ("out", "dropped", "rejected", "merged")},
                     **({"forgotten": record.counts["forgotten"]} if record.counts.get("forgotten") else {}),
                 },

@@ -211,7 +211,7 @@ def _rejects_gate(recipe: Recipe, records: dict[str, Record]) -> dict[str, Any]:
     assert recipe.publish is not None
     limit = recipe.publish.require.max_rejects
     worst = max(
-        ((record.counts.get("rejected", 0) / max(1, record.counts.get("planned", record.counts.get("in", 0))), name) for name, record in records.items()),
+        ((record.counts.get("rejected", 0) / max(1, record.came_in or 0), name) for name, record in records.items()),
         default=(0.0, ""),
     )
     rejected = sum(record.counts.get("rejected", 0) for record in records.values())

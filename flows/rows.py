@@ -17,9 +17,8 @@ def check_rows(planned: Planned, record: Record, require: Require, store: Store)
     Raises:
         StageError: which of the two, with the first reasons of rejected rows.
     """
-    counts = record.counts
-    came = counts.get("planned", counts.get("in", 0))
-    rejected = counts.get("rejected", 0)
+    came = record.came_in
+    rejected = record.counts.get("rejected", 0)
     if came and rejected / came > require.max_rejects:
         raise StageError(
             planned.name,

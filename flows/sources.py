@@ -62,7 +62,6 @@ def _key(path: Path) -> str:
 
 
 def _cache() -> sqlite3.Connection:
-    home().mkdir(parents=True, exist_ok=True)
     cache = sqlite3.connect(home() / "digests.sqlite", timeout=60)
     cache.execute("CREATE TABLE IF NOT EXISTS files (key TEXT PRIMARY KEY, digest TEXT)")
     return cache

@@ -73,27 +73,21 @@ def _of_inputs(plan: Plan, stage: Planned, store: Store, stages: dict[str, Plann
     counted = [source.rows if source.record else found[source.name].of for source in first]
     rows = None if any(count is None for count in counted) else sum(count or 0 for count in counted)
     whole = all(source.record and edge.split is None for source, edge in zip(first, edges.values(), strict=False))
-    earlier = find_earlier(_spec(plan, stage, stages), store) if by_rows and not operator.peers else None
+    spec = _spec(plan, stage, stages)
+    earlier = find_earlier(spec, store) if by_rows and not operator.peers else None
     if earlier is None:
         return Touch(rows, rows, "exactly" if whole else "at most")
     if all(source.record for source in sources):
         from tasks.jobs import count_new
 
-        spec = _spec(plan, stage, stages)
-        return Touch(count_new(spec, earlier), _rows_in(spec, store), "exactly")
+        return Touch(*count_new(spec, earlier), "exactly")
     before = first[0]
     if before.record or earlier.input is None or found[before.name].rows is None or before.resolved.operator.shape not in ("source", "row"):
         return Touch(rows, rows, "at most")
     # What is new in the input bounds what is new here, if the last build here was on what the input's last build left.
     last = find_earlier(_spec(plan, before, stages), store)
-    fresh = found[before.name].rows if last and last.record.fingerprint == earlier.input.fingerprint and edges[next(iter(edges))].split is None else rows
+    fresh = found[before.name].rows if last and last.record.fingerprint == earlier.input.fingerprint and next(iter(edges.values())).split is None else rows
     return Touch(fresh, rows, "at most")
-
-
-def _rows_in(spec: StageSpec, store: Store) -> int:
-    from stillroom.stored import StoredTable
-
-    return StoredTable(store, next(iter(spec.inputs.values()))).rows
 
 
 def _spec(plan: Plan, stage: Planned, stages: dict[str, Planned]) -> StageSpec:

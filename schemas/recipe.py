@@ -19,6 +19,7 @@ from schemas.secrets import fill
 from schemas.wording import faults_of, near, shown
 from schemas.yaml import MAX_BYTES, Fault, read_yaml
 from stillroom.errors import InputError, RecipeError, RecipeErrors
+from stillroom.shapes import NAME_PATTERN
 
 __all__ = [
     "EDGE_SCHEMA", "NAME_PATTERN", "RESERVED", "SPLITS", "TOP",
@@ -30,7 +31,6 @@ SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 TOP = ("name", "seed", "stages", "publish")
 RESERVED = ("op", "from", "seed", "run")
 # Names become names of tables, tags and files, with dots and dashes of ours between them.
-NAME_PATTERN = "[a-z0-9][a-z0-9_-]{0,63}"
 _NAME = re.compile(NAME_PATTERN)
 _NAME_HINT = "names are a letter or digit, then letters, digits, dashes, underscores: all lower case, at most 64"
 

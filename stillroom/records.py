@@ -61,6 +61,11 @@ class Record:
     seconds: float = 0.0
     taken: int = 0
 
+    @property
+    def came_in(self) -> int | None:
+        """How many rows came in: those of a source's plan, or of the input; None for models and metrics."""
+        return self.counts.get("planned", self.counts.get("in"))
+
     def as_json(self) -> dict[str, Any]:
         """The record as it is stored."""
         return asdict(self)

@@ -42,9 +42,14 @@ def unseal(raw: bytes, key: str) -> dict[str, Any]:
         raise StoreError(f"'{key}'", "has no checksum: it is cut off, or older than stillroom's first format", "`stillroom verify` says which")
     body = raw[: found.start()]
     if blake3(body).hexdigest() != found[1].decode():
-        raise StoreError(f"'{key}'", "is damaged: its bytes don't match its checksum", "bring it back from a copy; `stillroom verify` lists all damage")
+        raise damaged(key, "its bytes don't match its checksum")
     value: dict[str, Any] = json.loads(body + b"\n}")
     return value
+
+
+def damaged(key: str, problem: str) -> StoreError:
+    """The error of an object that isn't what stillroom wrote."""
+    return StoreError(f"'{key}'", f"is damaged: {problem}", "bring it back from a copy; `stillroom verify` lists all damage")
 
 
 def seal_text(html: str) -> bytes:

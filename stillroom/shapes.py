@@ -10,7 +10,10 @@ from collections.abc import Callable
 from datetime import datetime
 from typing import Any
 
-__all__ = ["EXPORT", "EXPORTED", "wrong_shape"]
+__all__ = ["EXPORT", "EXPORTED", "NAME_PATTERN", "wrong_shape"]
+
+# Of a recipe, and so of its snapshots and a folder of the store.
+NAME_PATTERN = "[a-z0-9][a-z0-9_-]{0,63}"
 
 
 def _is_time(value: Any) -> bool:
@@ -51,7 +54,7 @@ ANY: Shape = object
 NONE = type(None)
 SIZE = lambda value: type(value) is int and value >= 0  # noqa: E731
 WHOLE = lambda value: type(value) is int  # noqa: E731
-NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
+NAME = re.compile(NAME_PATTERN)
 PRINT = re.compile(r"[0-9a-f]{1,64}")
 BEAT = re.compile(r"(beats/[0-9a-f]+)?")
 TEXT_OR_NONE = (str, NONE)
@@ -79,9 +82,7 @@ RUN = {
 }  # fmt: skip
 STONE = {"ids": [str], "sources": [str], "contents": [str], "tables": [str], "read_by": [str], "*": ANY}
 # A manifest that comes from elsewhere.
-EXPORTED = {
-    **MANIFEST, "created": _is_time, "proof": (dict, NONE), "stages": [STAGE],
-}  # fmt: skip
+EXPORTED = {**MANIFEST, "created": _is_time, "proof": (dict, NONE)}
 EXPORT = {
     "format": WHOLE, "as": str, "snapshot": str, "digest": str, "rows": SIZE, "splits": {"*": SIZE}, "schema?": str, "stillroom?": str,
     "files": [{"file": _is_below, "bytes": SIZE, "blake3": str, "split?": str, "*": ANY}], "*": ANY,

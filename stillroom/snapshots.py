@@ -19,7 +19,10 @@ if TYPE_CHECKING:
 
     from stillroom.datasets import TorchSplit
 
-__all__ = ["Snapshot", "default_store", "list_snapshots", "manifest_of", "numbered", "open", "promoted", "withdrawn"]
+__all__ = ["NUMBER", "Snapshot", "default_store", "list_snapshots", "manifest_of", "numbered", "open", "promoted", "withdrawn"]
+
+# How numbers stand in the names of objects.
+NUMBER = "[1-9][0-9]{0,17}"
 
 
 def default_store() -> str:
@@ -56,7 +59,7 @@ def manifest_of(name: str, store: str | Store) -> dict[str, Any]:
     found = Store(store)
     require_format(found)
     plain, _, number = name.partition("@")
-    numbers = _numbers(found, plain)
+    numbers = numbered(found, f"snapshots/{plain}/")
     if not numbers:
         known = sorted({key.split("/")[1] for key in found.list("snapshots/")})
         raise InputError(name, f"no snapshot of that name in {found.uri}", f"known: {', '.join(known)}" if known else "`stillroom build RECIPE` makes one")
@@ -82,7 +85,7 @@ def list_snapshots(store: str | Store) -> list[dict[str, Any]]:
     lines = []
     for name in sorted({key.split("/")[1] for key in found.list("snapshots/")}):
         pointer = promoted(found, name)
-        for number in _numbers(found, name):
+        for number in numbered(found, f"snapshots/{name}/"):
             manifest = found.read_json(f"snapshots/{name}/{number}.json")
             lines.append(
                 {key: manifest[key] for key in ("name", "number", "created", "rows", "digest", "trial")}
@@ -156,13 +159,9 @@ class Snapshot:
         return self.table(split).frame(columns)
 
 
-def _numbers(store: Store, name: str) -> list[int]:
-    return numbered(store, f"snapshots/{name}/")
-
-
 def numbered(store: Store, folder: str) -> list[int]:
     """The numbers N of all objects `<folder>N.json`, in order; what is called otherwise is nobody's."""
-    form = re.compile(rf"{re.escape(folder)}([1-9][0-9]{{0,17}})\.json")
+    form = re.compile(rf"{re.escape(folder)}({NUMBER})\.json")
     return sorted(int(found[1]) for key in store.list(folder) if (found := form.fullmatch(key)))
 
 

@@ -9,9 +9,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from stillroom.errors import StoreError
 from stillroom.remote import RETRIES, ask, check_uri, fault_of, reaching
-from stillroom.sealed import seal, unseal
+from stillroom.sealed import damaged, seal, unseal
 from stillroom.shapes import wrong_shape
 
 __all__ = ["Store"]
@@ -87,8 +86,7 @@ class Store:
             return None
         value = unseal(raw, key)
         if wrong := wrong_shape(key, value):
-            hint = "bring it back from a copy; `stillroom verify` lists all damage"
-            raise StoreError(f"'{key}'", f"is damaged: it isn't what stillroom writes there, by {wrong}", hint)
+            raise damaged(key, f"it isn't what stillroom writes there, by {wrong}")
         return value
 
     def list(self, prefix: str) -> list[str]:

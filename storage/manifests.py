@@ -25,11 +25,9 @@ def list_manifests(store: Store, name: str) -> list[dict[str, Any]]:
     return [store.read_json(f"snapshots/{name}/{number}.json") for number in numbered(store, f"snapshots/{name}/")]
 
 
-def write_report(store: Store, name: str, number: int, html: str) -> str:
-    """Put a snapshot's report beside its manifest; returns its path or key."""
-    key = f"snapshots/{name}/{number}.html"
-    store.put(key, seal_text(html))
-    return str(store.local / key) if store.local else f"{store.uri}/{key}"
+def write_report(store: Store, name: str, number: int, html: str) -> None:
+    """Put a snapshot's report beside its manifest."""
+    store.put(f"snapshots/{name}/{number}.html", seal_text(html))
 
 
 def promote(store: Store, name: str, number: int, reason: str) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from stillroom.stores import Store
 from stillroom.tables import one_array
 from storage.commits import commit_fragments, data_files, version_facts, write_batches
 from storage.manifests import list_manifests
-from storage.space import mean_bytes, room_for, snapshot_bytes, spread
+from storage.space import room_for, row_bytes, snapshot_bytes
 from storage.tally import Tally, checked_tally
 
 __all__ = [
@@ -133,8 +133,7 @@ def tag_snapshots(store: Store, name: str) -> None:
 
 def _rows_at_once(table: StoredTable) -> int:
     """How many rows are taken at a time: a take costs more than its rows where they are small, and a batch of large ones memory."""
-    size = mean_bytes(table.take(spread(table.rows, 32))) if table.rows else 0
-    return min(65_536, max(256, int(TAKEN_BYTES / (size + 1))))
+    return min(65_536, max(256, int(TAKEN_BYTES / (row_bytes(table) + 1))))
 
 
 def _column(found: pa.Table, field: pa.Field) -> pa.Array:

@@ -18,7 +18,7 @@ from stillroom.errors import StageError, StoreError
 from stillroom.stored import StoredTable
 from stillroom.stores import Store
 
-__all__ = ["SMALL_BYTES", "free_bytes", "full_disk", "mean_bytes", "megabytes", "room_for", "snapshot_bytes", "spread"]
+__all__ = ["SMALL_BYTES", "free_bytes", "full_disk", "mean_bytes", "megabytes", "room_for", "row_bytes", "snapshot_bytes", "spread"]
 
 # Manifests of a table, a record, notes of finished work.
 SMALL_BYTES = 1 << 19
@@ -70,8 +70,13 @@ def snapshot_bytes(tables: Iterable[StoredTable]) -> int:
     total = 0
     for table in tables:
         if table.store.local is not None and table.rows:
-            total += int(1.1 * table.rows * mean_bytes(table.take(spread(table.rows, 32)))) + SMALL_BYTES
+            total += int(1.1 * table.rows * row_bytes(table)) + SMALL_BYTES
     return total
+
+
+def row_bytes(table: StoredTable) -> float:
+    """The bytes of a row with its heavy values, by some of the rows; 0 where there are none."""
+    return mean_bytes(table.take(spread(table.rows, 32))) if table.rows else 0.0
 
 
 def mean_bytes(rows: pa.Table) -> float:

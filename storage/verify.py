@@ -17,6 +17,7 @@ from stillroom.format import FORMAT_KEY, require_format
 from stillroom.integrity import changed_bytes
 from stillroom.records import TableRef
 from stillroom.sealed import is_whole_text
+from stillroom.snapshots import NUMBER
 from stillroom.stores import Store
 from storage.commits import OURS
 from storage.inventory import Inventory, Owner, take_inventory
@@ -153,7 +154,7 @@ def _pointers(store: Store, inventory: Inventory) -> list[Finding]:
             continue
         if folder == "promoted":
             name, _, number = rest.removesuffix(".json").rpartition("/")
-            if not re.fullmatch("[1-9][0-9]{0,17}", number):
+            if not re.fullmatch(NUMBER, number):
                 found.append(Finding(key, "foreign", "no file of stillroom's"))
                 continue
             last[name] = max(last.get(name, 0), int(number))

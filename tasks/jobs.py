@@ -107,12 +107,12 @@ def match_job(spec: StageSpec, earlier: Earlier, bounds: list[tuple[int, int]]) 
     return True
 
 
-def count_new(spec: StageSpec, earlier: Earlier) -> int:
-    """How many rows a row operator would work on beside what it can take over of an earlier build."""
+def count_new(spec: StageSpec, earlier: Earlier) -> tuple[int, int]:
+    """How many rows a row operator would work on beside what it can take over of an earlier build, and how many come in."""
     run = StageRun(spec)
     lines = _matched(run, earlier)
     rows = next(iter(run.inputs.values())).rows
-    return rows if lines is None else lines.filter(pl.col("kept").is_null() & pl.col("kind").is_null()).height
+    return rows if lines is None else lines.filter(pl.col("kept").is_null() & pl.col("kind").is_null()).height, rows
 
 
 def _matched(run: StageRun, earlier: Earlier) -> pl.DataFrame | None:
@@ -146,7 +146,8 @@ def select_job(spec: StageSpec) -> Part:
     removed = Removed()
     for (of_input, *_), group in lines.filter(pl.col("reason").is_not_null()).partition_by("input", as_dict=True, maintain_order=True).items():
         positions = group["row"].to_numpy()
-        light = frames[str(of_input)].select(pl.col("sample_id", *(["source"] if "source" in frames[str(of_input)].columns else [])))[positions]
+        frame = frames[str(of_input)]
+        light = frame.select([name for name in ("sample_id", "source") if name in frame.columns])[positions]
         kinds = group["kind"].fill_null("dropped") if "kind" in group.columns else pl.repeat("dropped", group.height, eager=True)
         for kind in kinds.unique().sort():
             of_kind = kinds == kind

@@ -126,11 +126,15 @@ def _opened(path: Path, name: str) -> Any:
     import pyarrow.parquet as pq
 
     with reading(_shown(path, name), UNREADABLE):
-        return pq.ParquetFile(path / name if path.is_dir() else path)
+        return pq.ParquetFile(_place(path, name))
+
+
+def _place(path: Path, name: str) -> Path:
+    return path / name if path.is_dir() else path
 
 
 def _shown(path: Path, name: str) -> str:
-    return readable(str(path / name if path.is_dir() else path))
+    return readable(str(_place(path, name)))
 
 
 def _schema(path: Path, name: str) -> pa.Schema:
