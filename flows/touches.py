@@ -69,10 +69,11 @@ def _of_inputs(plan: Plan, stage: Planned, store: Store, stages: dict[str, Plann
     operator = stage.resolved.operator
     sources = [stages[edge.stage] for edge in edges.values()]
     by_rows = operator.shape == "row"
-    first = sources[:1] if by_rows else sources
-    counted = [source.rows if source.record else found[source.name].of for source in first]
-    rows = None if any(count is None for count in counted) else sum(count or 0 for count in counted)
-    whole = all(source.record and edge.split is None for source, edge in zip(first, edges.values(), strict=False))
+    # Rows flow through a select from all its inputs; elsewhere the others are models, or rows to check on.
+    counted = edges if operator.shape == "select" else dict(list(edges.items())[:1])
+    counts = [stages[edge.stage].rows if stages[edge.stage].record else found[edge.stage].of for edge in counted.values()]
+    rows = None if None in counts else sum(count or 0 for count in counts)
+    whole = all(stages[edge.stage].record and edge.split is None for edge in counted.values())
     spec = _spec(plan, stage, stages)
     earlier = find_earlier(spec, store) if by_rows and not operator.peers else None
     if earlier is None:
@@ -81,7 +82,7 @@ def _of_inputs(plan: Plan, stage: Planned, store: Store, stages: dict[str, Plann
         from tasks.jobs import count_new
 
         return Touch(*count_new(spec, earlier), "exactly")
-    before = first[0]
+    before = sources[0]
     if before.record or earlier.input is None or found[before.name].rows is None or before.resolved.operator.shape not in ("source", "row"):
         return Touch(rows, rows, "at most")
     # What is new in the input bounds what is new here, if the last build here was on what the input's last build left.

@@ -57,3 +57,14 @@ def test_plan_says_what_the_next_build_works_on(tmp_path, store):
     assert (looked.trusted, looked.read) == (81, 0)
     looked = make_plan(recipe, store, rehash=True).looked
     assert (looked.trusted, looked.read) == (0, 81)
+
+
+def test_what_trains_counts_the_rows_that_it_learns_from_and_a_mix_those_of_all_inputs(tmp_path, store):
+    recipe = tmp_path / "learning.yaml"
+    teacher = "  teacher: {op: train.teacher, from: {samples: split.train, check_on: split.validation}, net: mlp, steps: 1}\n"
+    recipe.write_text(RECIPE + teacher + "  both: {op: table.mix, from: {one: split.train, two: hashed}}\n")
+    for number in range(100, 120):
+        paint(tmp_path, number)
+    said = touches(make_plan(recipe, store))
+    assert said["teacher"] == Touch(20, 20, "at most")
+    assert said["both"] == Touch(40, 40, "at most")
