@@ -3,8 +3,9 @@
 python benchmarks/scale.py                                  60 thousand, 600 thousand and 6 million rows, and 100,000 fragments
 python benchmarks/scale.py --sizes 60000,600000 --fragments 0
 
-A step is a process of its own or a stage of one build; its memory is the sum of the proportional set sizes (PSS) of the build's
-processes, sampled ten times a second, over that before the build's first stage.
+A step is a process of its own or a stage of one build. Its memory is the sum of what the build's processes hold of their own (the
+anonymous part of their PSS: pages of files, which the system takes back when it needs them, don't count), sampled ten times a second,
+over that before the build's first stage; its CPU time is theirs. The two choices, `select` and `fewer`, run side by side and share both.
 """
 
 import argparse
@@ -15,9 +16,10 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from pathlib import Path
 from threading import Thread
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import _rooms  # noqa: F401
 
@@ -110,25 +112,29 @@ def main() -> None:
 
 
 def grown(scratch: Path, sizes: list[int]) -> None:
-    """Build, verify and open at each size; print seconds a million rows and megabytes by step."""
+    """Build, verify and open at each size; print by step what it took, and what each further row took."""
     found = {size: measured(scratch / str(size), size) for size in sizes}
-    head = "".join(f"{size:>12,}" for size in sizes)
-    print(f"{'':<10}{'seconds':>{12 * len(sizes)}}{'microseconds a row':>{12 * len(sizes)}}{'MB over the start':>{12 * len(sizes)}}")
-    print(f"{'rows':<10}{head}{head}{head}")
+    spans = list(pairwise(sizes))
+    few, wide = 10 * len(sizes), 14 * len(spans)
+    print(f"{'':<10}{'seconds':>{few}}{'a further row: us':>{wide}}{'us of CPU':>{wide}}{'MB over the start':>{few}}")
+    steps = "".join(f"{size:>10,}" for size in sizes)
+    between = "".join(f"{f'{small:,}-{large:,}'.replace(',000', 'k').replace('000k', 'M'):>14}" for small, large in spans)
+    print(f"{'rows':<10}{steps}{between}{between}{steps}")
     for step in SHOWN:
-        seconds = [found[size][step][0] for size in sizes]
+        of = {size: found[size][step] for size in sizes}
+        rows = [[(of[large][part] - of[small][part]) / (large - small) * 1e6 for small, large in spans] for part in (0, 1)]
         print(
             f"{step:<10}"
-            + "".join(f"{value:>12.2f}" for value in seconds)
-            + "".join(f"{value / size * 1e6:>12.2f}" for value, size in zip(seconds, sizes, strict=True))
-            + "".join(f"{found[size][step][1] / 1e6:>12.0f}" for size in sizes)
+            + "".join(f"{of[size][0]:>10.2f}" for size in sizes)
+            + "".join(f"{value:>14.2f}" for part in rows for value in part)
+            + "".join(f"{of[size][2] / 1e6:>10.0f}" for size in sizes)
         )
 
 
-def measured(folder: Path, rows: int) -> dict[str, tuple[float, float]]:
-    """Seconds and bytes of memory of each step at a size."""
+def measured(folder: Path, rows: int) -> dict[str, "Taken"]:
+    """What each step took at a size."""
     write(folder, rows)
-    found = {}
+    found: dict[str, Taken] = {}
     for script in STEPS.values():
         found |= watched(folder, script)
     return found
@@ -156,17 +162,28 @@ def write(folder: Path, rows: int) -> None:
     (info / "entry_points.txt").write_text("[stillroom.operators]\nscale = scale_operators\n")
 
 
-def watched(folder: Path, script: str) -> dict[str, tuple[float, float]]:
-    """Run a script; seconds and memory of each step that it tells of."""
+class Taken(NamedTuple):
+    """What a step took: wall seconds, seconds of CPU, bytes of memory over the start."""
+
+    seconds: float
+    cpu: float
+    memory: float
+
+
+def watched(folder: Path, script: str) -> dict[str, Taken]:
+    """Run a script; what each step took that it tells of."""
     lines = [line.removeprefix("        ") for line in script.split("\n")]
     path = os.pathsep.join([str(folder / "site"), str(Path(__file__).parents[1])])
     command = [sys.executable, "-c", CHILD + "\n".join(lines), str(folder / "store"), str(folder / "recipe.yaml")]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=os.environ | {"PYTHONPATH": path})
-    sizes: list[tuple[float, int]] = []
+    seen: list[tuple[float, int, float]] = []
+    cpu: dict[int, float] = {}
 
     def look() -> None:
         while process.poll() is None:
-            sizes.append((time.time(), sum(pss(pid) for pid in family(process.pid))))
+            pids = list(family(process.pid))
+            cpu.update((pid, seconds(pid)) for pid in pids)
+            seen.append((time.time(), sum(own_bytes(pid) for pid in pids), sum(cpu.values())))
             time.sleep(0.1)
 
     looking = Thread(target=look)
@@ -177,12 +194,12 @@ def watched(folder: Path, script: str) -> dict[str, tuple[float, float]]:
         raise SystemExit(f"a step failed; the store is {folder / 'store'}")
     looking.join()
     begun = {step: at for step, what, at in told if what == "begins"}
-    before = max((size for at, size in sizes if at <= min(begun.values())), default=0)
+    before = max((size for at, size, _ in seen if at <= min(begun.values())), default=0)
     found = {}
     for step, what, at in told:
         if what == "ends":
-            most = max((size for when, size in sizes if begun[step] - 0.1 <= when <= at + 0.1), default=0)
-            found[step] = (at - begun[step], max(0, most - before))
+            during = [(size, used) for when, size, used in seen if begun[step] - 0.1 <= when <= at + 0.1] or [(before, 0.0)]
+            found[step] = Taken(at - begun[step], during[-1][1] - during[0][1], max(0, max(size for size, _ in during) - before))
     return found
 
 
@@ -197,13 +214,22 @@ def family(pid: int) -> Iterator[int]:
         yield from family(child)
 
 
-def pss(pid: int) -> int:
-    """Bytes of memory of a process, what it shares divided by who shares it."""
+def own_bytes(pid: int) -> int:
+    """Bytes of memory of a process that no file backs, what it shares divided by who shares it."""
     try:
         text = Path(f"/proc/{pid}/smaps_rollup").read_text()
     except OSError:
         return 0
-    return next((int(line.split()[1]) * 1024 for line in text.splitlines() if line.startswith("Pss:")), 0)
+    return sum(int(line.split()[1]) * 1024 for line in text.splitlines() if line.startswith(("Pss_Anon:", "Pss_Shmem:")))
+
+
+def seconds(pid: int) -> float:
+    """CPU time of a process."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return 0.0
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def fragments(scratch: Path, count: int) -> None:

@@ -12,6 +12,7 @@ import re
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, cast
 from uuid import UUID
@@ -219,9 +220,13 @@ def sample_groups(table: "Table", removed: "Table | None" = None, inputs: Sequen
 
     Args:
         table: the stage's own.
-        removed: its `removed` table: sample_id, reason, kind.
+        removed: its `removed` table: sample_id, source, reason, kind.
         inputs: where the images of removed rows are.
     """
+    from flows.report.thumbnails import image_column
+
+    if image_column(table.schema) is None and not any(image_column(before.schema) for before in inputs):
+        return []
     groups = []
     if table.rows and "synthetic" in table.schema.names:
         synthetic = table.frame(["synthetic"])["synthetic"].fill_null(False).to_numpy()
@@ -235,18 +240,15 @@ def sample_groups(table: "Table", removed: "Table | None" = None, inputs: Sequen
 
 
 def _leavers(removed: "Table", inputs: Sequence["Table"]) -> list[dict[str, Any]]:
-    import polars as pl
+    from flows.report.survey import find_rows, survey_removed
 
-    left = removed.frame(["sample_id", "kind", "reason"])
-    reasons = left.group_by("kind", "reason").len().sort(["len", "kind", "reason"], descending=[True, False, False])
+    largest = sorted(survey_removed(removed, PICTURES), key=lambda group: -group.rows)[:REASONS]
+    ids = [[row["sample_id"] for row in group.shown] for group in largest]
+    found = [(table, find_rows(table, list(chain.from_iterable(ids)))) for table in inputs]
     groups = []
-    for kind, reason, rows in reasons.head(REASONS).iter_rows():
-        ids = left.filter((pl.col("kind") == kind) & (pl.col("reason") == reason))["sample_id"]
-        images: list[bytes] = []
-        for table in inputs:
-            known = table.frame(["sample_id"])["sample_id"]
-            images += _images(table, np.flatnonzero(known.is_in(ids.implode()).to_numpy()))
-        groups.append({"title": kind, "note": f"{count(rows)} rows: {reason}", "images": images[:PICTURES]})
+    for group, shown in zip(largest, ids, strict=True):
+        images = [_images(table, np.array([places[sample] for sample in shown if sample in places], np.int64)) for table, places in found]
+        groups.append({"title": group.kind, "note": f"{count(group.rows)} rows: {group.reason}", "images": [*chain.from_iterable(images)][:PICTURES]})
     return groups
 
 

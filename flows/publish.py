@@ -193,7 +193,7 @@ def _leak_gate(tables: dict[str, StoredTable], allowed: int) -> dict[str, Any]:
     for split, held_out in keys.items():
         for column in train.columns:
             if column in held_out.columns:
-                both = train.filter(pl.col(column).is_not_null()).join(held_out.select(column), on=column, how="semi")
+                both = train.join(held_out.select(column), on=column, how="semi")
                 leaks += [f"{sample} (also in {split})" for sample in both["sample_id"].to_list()]
     leaks = list(dict.fromkeys(leaks))
     return {

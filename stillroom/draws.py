@@ -44,7 +44,9 @@ class Draw:
         for sample_id in sample_ids:
             keys += self._bytes(sample_id, draw, 16)
         high, low = np.frombuffer(keys, ">u8").reshape(-1, 2).T
-        return np.lexsort((low, high))
+        order = np.argsort(high.astype(np.uint64))
+        ranked = high[order]
+        return np.lexsort((low, high)) if (ranked[1:] == ranked[:-1]).any() else order
 
     def _bytes(self, sample_id: str, draw: int, count: int) -> bytes:
         return blake3(self._prefix + f"{draw}\0{sample_id}".encode()).digest(length=count)

@@ -255,7 +255,7 @@ def select(
     random: bool = False,
     hidden: bool = False,
 ) -> Callable[[Callable[..., Any]], Operator]:
-    """Make a select operator of `fn(frames, vectors, params, draw) -> polars.DataFrame`.
+    """Make a select operator of `fn(frames, vectors, params, draw) -> polars.DataFrame | polars.LazyFrame`.
 
     `frames` holds a frame for each input by name, with `sample_id` and the required light columns;
     `vectors` an array [N, D] for each vector column of the first input. The frame given back has
@@ -263,8 +263,9 @@ def select(
     its input; may be left out where lines are in the input's order), `input` (its name; may be
     left out where there is one input), and `kind` ("rejected" for a fault; left out, rows are
     dropped). `split`, `label` and `source` are in a frame wherever the input has them. Kept rows
-    come out in the order of the lines. `prepare`
-    names a row operator that runs first, under those of the parameters that it shares.
+    come out in the order of the lines. A lazy frame is collected in windows of its lines: reasons
+    of millions of rows then never stand in memory together. `prepare` names a row operator that
+    runs first, under those of the parameters that it shares.
     """
     return _decorator(
         "select",

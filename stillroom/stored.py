@@ -7,7 +7,8 @@ Elsewhere a table has `NAME_hash` and `NAME_at` (where it is): readers see `NAME
 import os
 import tempfile
 from base64 import b64decode, b64encode
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,6 +37,7 @@ __all__ = [
     "hashes",
     "logical_schema",
     "open_table",
+    "own_columns",
     "physical_schema",
     "snapshot_fields",
     "table_bytes",
@@ -47,6 +49,11 @@ AT_TYPE = pa.struct([pa.field("origin", pa.string()), pa.field("row", pa.int64()
 # Lance's own defaults read ahead by hundreds of MB; with these a scan holds about one batch.
 SCAN = {"batch_readahead": 1, "fragment_readahead": 1, "io_buffer_size": 8 << 20}
 FIELD = b"stillroom.field"
+# Of light columns on their way into a frame.
+BATCH_ROWS = 65_536
+# Each partition of a row operator asks for its input's: a process keeps the last ones.
+MAX_POSITIONS = 2
+_positions: dict[tuple[Any, ...], np.ndarray] = {}
 
 
 def hash_field(name: str) -> pa.Field:
@@ -89,6 +96,12 @@ def with_hashes(schema: pa.Schema) -> pa.Schema:
         if heavy_kind(field) and f"{field.name}_hash" not in names:
             fields.append(hash_field(field.name))
     return pa.schema(fields)
+
+
+def own_columns(schema: pa.Schema) -> pa.Schema:
+    """The columns of a logical schema that a stage makes itself: the `…_hash` columns are the engine's."""
+    made = {f"{name}_hash" for name in heavy_names(schema)}
+    return pa.schema([field for field in schema if field.name not in made])
 
 
 def snapshot_fields(schemas: Iterable[pa.Schema]) -> pa.Schema:
@@ -156,9 +169,12 @@ class StoredTable(BaseTable):
     @property
     def rows(self) -> int:  # type: ignore[override]
         """How many rows there are, of the split if one is asked for."""
-        if self.ref.split is not None:
-            return len(self.positions)
-        return self.ref.rows if self.ref.rows >= 0 else self.dataset.count_rows()
+        if self.ref.split is None:
+            return self.ref.rows if self.ref.rows >= 0 else self.dataset.count_rows()
+        if "rows" not in self._opened:
+            chosen = "split = '" + self.ref.split.replace("'", "''") + "'"
+            self._opened["rows"] = ask(self.store.uri, lambda: self.dataset.count_rows(filter=chosen))
+        return self._opened["rows"]
 
     @property
     def dataset(self) -> Any:
@@ -178,14 +194,14 @@ class StoredTable(BaseTable):
     def positions(self) -> np.ndarray:
         """Positions in the whole table of this view's rows, int64."""
         if "positions" not in self._opened:
-            import pyarrow.compute as pc
-
-            if self.ref.split is None:
-                self._opened["positions"] = np.arange(self.rows)
-            else:
-                column = ask(self.store.uri, lambda: self.dataset.to_table(columns=["split"], **SCAN)["split"])
-                mask = pc.fill_null(pc.equal(column, self.ref.split), False)
-                self._opened["positions"] = np.flatnonzero(mask.to_numpy(zero_copy_only=False))
+            ref, key = self.ref, (self.store.uri, self.ref.name, self.ref.version, self.ref.fingerprint, self.ref.split)
+            found = np.arange(self.rows) if ref.split is None else _positions.get(key)
+            if found is None:
+                found = self._of_split(str(ref.split))
+                while len(_positions) >= MAX_POSITIONS:
+                    _positions.pop(next(iter(_positions)), None)
+                _positions[key] = found
+            self._opened["positions"] = found
         return self._opened["positions"]
 
     def take(self, rows: Sequence[int] | np.ndarray, columns: Sequence[str] | None = None) -> pa.Table:
@@ -205,14 +221,22 @@ class StoredTable(BaseTable):
         return ask(self.store.uri, lambda: self.dataset.take(positions, columns=list(columns)))
 
     def frame(self, columns: Sequence[str] | None = None) -> "pl.DataFrame":
-        """Light columns of all rows as a Polars frame."""
+        """Light columns of all rows as a Polars frame, memory-mapped from a file that goes when the frame goes."""
         import polars as pl
 
         names = list(columns) if columns is not None else [f.name for f in self.schema if not heavy_kind(f)]
         if set(names) & set(heavy_names(self.schema)):
             return super().frame(names)
-        frame = pl.DataFrame(ask(self.store.uri, lambda: self.dataset.to_table(columns=names, **SCAN)))
-        return frame if self.ref.split is None else frame[self.positions]
+        schema = pa.schema([pa.field(name, _viewed(self.schema.field(name).type)) for name in names])
+        with tempfile.NamedTemporaryFile(suffix=".frame", dir=scratch_folder(self.store)) as file:
+            with pa.ipc.new_file(file, schema) as writer:
+                for batch in self._stream(names):
+                    writer.write_batch(batch.cast(schema))
+            file.flush()
+            with pa.memory_map(file.name) as mapped:
+                frame = pl.from_arrow(pa.ipc.open_file(mapped).read_all(), rechunk=False)
+        assert isinstance(frame, pl.DataFrame)
+        return frame
 
     def vectors(self, column: str) -> np.ndarray:
         """A vector column of all rows, [N, D], memory-mapped from a file that goes when the array goes.
@@ -237,6 +261,28 @@ class StoredTable(BaseTable):
     def origin(self, name: str) -> str | None:
         """`<table>/<fingerprint>` where this table itself holds the heavy column, else None."""
         return f"{self.ref.name}/{self.ref.fingerprint}" if name in self.dataset.schema.names else None
+
+    def _stream(self, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
+        """Light columns of all rows, as Lance hands them out."""
+        import pyarrow.compute as pc
+
+        names = list(dict.fromkeys([*columns, *(["split"] if self.ref.split is not None else [])]))
+        batches = iter(ask(self.store.uri, lambda: self.dataset.scanner(columns=names, batch_size=BATCH_ROWS, **SCAN).to_batches()))
+        while (batch := ask(self.store.uri, lambda: next(batches, None))) is not None:
+            if self.ref.split is not None:
+                batch = batch.filter(pc.fill_null(pc.equal(batch["split"], self.ref.split), False))
+            yield batch.select(list(columns))
+
+    def _of_split(self, split: str) -> np.ndarray:
+        """Positions of a split's rows in the whole table, int64."""
+        import pyarrow.compute as pc
+
+        found, first = [np.zeros(0, np.int64)], 0
+        for batch in StoredTable(self.store, replace(self.ref, split=None))._stream(["split"]):
+            mask = pc.fill_null(pc.equal(batch.column(0), split), False)
+            found.append(first + np.flatnonzero(mask.to_numpy(zero_copy_only=False)))
+            first += batch.num_rows
+        return np.concatenate(found)
 
     def _stored(self, name: str) -> str:
         return name if name in self.dataset.schema.names else f"{name}_at"
@@ -276,6 +322,13 @@ class StoredTable(BaseTable):
             self._opened[origin] = _open(self.store, record.table.name, record.table.version)
         values = one_array(ask(self.store.uri, lambda: self._opened[origin].take(rows, columns=[field.name])[field.name]))
         return values.cast(field.type) if values.type != field.type else values
+
+
+def _viewed(kind: pa.DataType) -> pa.DataType:
+    """The type as which Polars holds a column: text in that form is taken over without a copy."""
+    if pa.types.is_string(kind):
+        return pa.string_view()
+    return pa.binary_view() if pa.types.is_fixed_size_binary(kind) or pa.types.is_binary(kind) else kind
 
 
 def _open(store: Store, name: str, version: int) -> Any:

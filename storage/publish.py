@@ -42,8 +42,7 @@ TAKEN_BYTES = 16 << 20
 
 def snapshot_order(table: StoredTable, seed: int, split: str) -> np.ndarray:
     """Positions of a split's rows in the order of hash(seed, id): a sequential read is shuffled."""
-    ids = table.frame(["sample_id"])["sample_id"].to_list()
-    return Draw(seed, f"snapshot/{split}").order(ids)
+    return Draw(seed, f"snapshot/{split}").order(table.frame(["sample_id"])["sample_id"])
 
 
 def write_snapshot(store_uri: str, name: str, splits: Sequence[tuple[str, TableRef]], seed: int, fingerprint: str) -> "WrittenSnapshot":

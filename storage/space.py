@@ -86,7 +86,7 @@ def mean_bytes(rows: pa.Table) -> float:
 
 def spread(rows: int, count: int) -> np.ndarray:
     """At most `count` positions among so many rows, evenly apart."""
-    return np.arange(rows)[:: max(1, rows // count)][:count]
+    return np.arange(0, rows, max(1, rows // count))[:count]
 
 
 def megabytes(count: int) -> str:

@@ -53,8 +53,10 @@ class Tally:
 
     def repeated(self) -> np.ndarray:
         """Hashes, uint64, of sample ids that came more than once, or of different ones that happen to share a hash."""
-        hashes, counts = np.unique(np.concatenate(self._ids) if self._ids else np.zeros(0, np.uint64), return_counts=True)
-        return hashes[counts > 1]
+        hashes = np.concatenate([np.zeros(0, np.uint64), *self._ids])
+        self._ids = [hashes]
+        hashes.sort()
+        return np.unique(hashes[1:][hashes[1:] == hashes[:-1]])
 
     def as_json(self) -> dict[str, Any]:
         """Rows, digest, roots and leaves of the columns, where heavy values are, and whether an id may have come twice."""

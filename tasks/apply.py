@@ -107,7 +107,7 @@ def _select(found: Any, table: MemoryTable, tables: dict[str, BaseTable], offer:
         columns = [column for column in dict.fromkeys(["sample_id", *declared.columns(offer["params"])]) if column not in wanted]
         frames[name] = each.frame(columns + [column for column in ("split", "label", "source") if column in each.schema.names and column not in columns])
         vectors |= {column: each.vectors(column) for column in wanted}
-    lines: pl.DataFrame = call(found.fn, offer | {"frames": frames, "vectors": vectors})
+    lines: pl.DataFrame = call(found.fn, offer | {"frames": frames, "vectors": vectors}).lazy().collect()
     if "input" in lines.columns:
         lines = lines.filter(pl.col("input") == first)
     if "row" in lines.columns:

@@ -35,7 +35,8 @@ from tasks.specs import REMOVED_SCHEMA, Part, StageSpec
 
 __all__ = ["Made", "obtain_stage", "partitions", "run_stage"]
 
-MIN_PARTITION, MAX_PARTITION, PARTITIONS = 256, 4096, 8
+# A stage of few rows has eight partitions, one of many at most 256: each is a job, which opens the table, and a fragment of the next.
+MIN_PARTITION, MAX_PARTITION, PARTITIONS, MOST_PARTITIONS = 256, 4096, 8, 256
 _locks: dict[tuple[str, str], threading.Lock] = {}
 _locks_lock = threading.Lock()
 
@@ -139,7 +140,7 @@ def _alone(store: str, fingerprint: str) -> Iterator[None]:
 
 def partitions(rows: int) -> list[tuple[int, int]]:
     """The bounds of a row operator's partitions; they depend on the number of rows alone."""
-    size = min(MAX_PARTITION, max(MIN_PARTITION, -(-rows // PARTITIONS)))
+    size = max(-(-rows // MOST_PARTITIONS), min(MAX_PARTITION, max(MIN_PARTITION, -(-rows // PARTITIONS))))
     return [(start, min(start + size, rows)) for start in range(0, rows, size)]
 
 

@@ -19,7 +19,9 @@ from stillroom.stores import Store
 from storage.tally import checked_tally
 from storage.tombstones import read_tombstones
 from tasks.earlier import Earlier, units_of
+from tasks.lines import Lines
 from tasks.pool import report_progress
+from tasks.repeats import hashed, met_twice
 from tasks.rows import Removed, check_given, concat_references, fit, leave_out, references, split_rows
 from tasks.specs import Part, StageSpec
 from tasks.stage_run import StageRun, read_ipc, to_ipc
@@ -122,7 +124,11 @@ def _matched(run: StageRun, earlier: Earlier) -> pl.DataFrame | None:
 
 
 def select_job(spec: StageSpec) -> Part:
-    """Run a select operator over the light columns of its inputs and write the rows that it keeps."""
+    """Run a select operator over the light columns of its inputs and write the rows that it keeps.
+
+    Its lines are worked through in windows, once for the rows that stay and once for those that leave:
+    what must fit in memory is what the operator itself holds of each row.
+    """
     run = StageRun(spec)
     frames: dict[str, pl.DataFrame] = {}
     vectors: dict[str, np.ndarray] = {}
@@ -136,34 +142,28 @@ def select_job(spec: StageSpec) -> Part:
         vectors |= {column: table.vectors(column) for column in wanted}
         if not declared.reference:
             flowing.append(name)
-    lines: pl.DataFrame = call(run.operator.fn, run.offer(frames=frames, vectors=vectors))
-    if "input" not in lines.columns:
-        lines = lines.with_columns(pl.lit(flowing[0]).alias("input"))
-    if "row" not in lines.columns:
-        lines = lines.with_columns(pl.int_range(pl.len()).over("input").cast(pl.Int64).alias("row"))
-    _check_lines(spec, lines, {name: frames[name].height for name in flowing})
+    lines = Lines(spec, call(run.operator.fn, run.offer(frames=frames, vectors=vectors)), {name: frames[name].height for name in flowing})
     check_given(spec, lines.columns, run.added)
-    removed = Removed()
-    for (of_input, *_), group in lines.filter(pl.col("reason").is_not_null()).partition_by("input", as_dict=True, maintain_order=True).items():
-        positions = group["row"].to_numpy()
-        frame = frames[str(of_input)]
-        light = frame.select([name for name in ("sample_id", "source") if name in frame.columns])[positions]
-        kinds = group["kind"].fill_null("dropped") if "kind" in group.columns else pl.repeat("dropped", group.height, eager=True)
-        for kind in kinds.unique().sort():
-            of_kind = kinds == kind
-            removed.add(light.filter(of_kind).to_arrow(), group["reason"].filter(of_kind).to_arrow(), kind, positions[of_kind.to_numpy()], str(of_input))
-    kept = lines.filter(pl.col("reason").is_null())
     schema = physical_schema(spec.schema, heavy_names(pa.schema(run.added.values())))
 
     def batches() -> Iterator[pa.RecordBatch]:
-        for begin in range(0, kept.height, 4096):
-            window = kept[begin : begin + 4096]
+        for window in lines.kept(list(run.added)):
             carried = _carry(run.inputs, window)
             columns = {name: carried[name] for name in carried.column_names} | {name: window[name].to_arrow() for name in run.added}
             yield fit(spec.stage, columns, schema, window.height)
 
+    removed = Removed()
+
+    def left() -> Iterator[pa.RecordBatch]:
+        for window in lines.left():
+            for (of_input, kind), group in window.partition_by("input", "kind", as_dict=True, maintain_order=True).items():
+                frame, positions = frames[str(of_input)], group["row"].to_numpy()
+                light = frame.select([name for name in ("sample_id", "source") if name in frame.columns])[positions]
+                yield removed.batch(light.to_arrow(), group["reason"].to_arrow(), str(kind), positions, str(of_input))
+
+    gone = run.write_removed(left())
     written = run.write(spec.table, batches(), schema)
-    return run.part(written, removed, {"in": lines.height, "out": kept.height})
+    return run.part(written, removed, {"in": lines.count, "out": written.tally["rows"]}, gone)
 
 
 def list_units_job(spec: StageSpec) -> list[Unit]:
@@ -238,18 +238,27 @@ def duplicates_job(spec: StageSpec, units: list[str]) -> dict[str, dict[int, tup
     leaves train, never test. Under two labels all of them are rejected.
     """
     store = Store(spec.store)
-    frames = []
-    for name in units:
-        frame = pl.from_arrow(read_ipc(store, f"{spec.work}/{name}.arrow"))
+
+    def idents(name: str, columns: list[str]) -> pl.DataFrame:
+        frame = pl.from_arrow(read_ipc(store, f"{spec.work}/{name}.arrow").select(columns))
         assert isinstance(frame, pl.DataFrame)
-        frames.append(frame.with_columns(pl.lit(name).alias("unit"), pl.int_range(pl.len()).cast(pl.Int64).alias("number")))
+        return frame
+
+    hashes = {name: hashed(idents(name, ["sample_id"])["sample_id"]) for name in units}
+    frames: list[pl.DataFrame] = []
+    if len(twice := met_twice(hashes.values())):
+        for name, of_unit in hashes.items():
+            suspect = of_unit.is_in(twice.implode())
+            number = pl.int_range(pl.len()).cast(pl.Int64).alias("number")
+            if suspect.any():
+                frames.append(idents(name, IDENT_SCHEMA.names).with_columns(pl.lit(name).alias("unit"), number).filter(suspect))
     if not frames:
         return {}
-    everything = pl.concat(frames)
-    twice = everything.filter(pl.col("sample_id").is_duplicated())
+    alike = pl.concat(frames)
+    same = alike.filter(pl.col("sample_id").is_duplicated())
     found: dict[str, dict[int, tuple[str, str]]] = {}
     rank = pl.col("split").replace_strict({"test": 0, "validation": 1}, default=2, return_dtype=pl.Int8)
-    for group in twice.sort(rank, maintain_order=True).partition_by("sample_id", maintain_order=True):
+    for group in same.sort(rank, maintain_order=True).partition_by("sample_id", maintain_order=True):
         labels = group["label"].drop_nulls().unique(maintain_order=True).to_list()
         torn = len(labels) > 1
         for line in group[0 if torn else 1 :].iter_rows(named=True):
@@ -337,18 +346,6 @@ def _carry(inputs: dict[str, StoredTable], window: Any) -> pa.Table:
     if len(parts) == 1:
         return parts[0]
     return concat_references(parts).take(pa.array(np.argsort(np.concatenate(order))))
-
-
-def _check_lines(spec: StageSpec, lines: Any, expected: dict[str, int]) -> None:
-    seen: dict[str, int] = {}
-    place = pl.col("row")
-    found = lines.group_by("input").agg(place.n_unique().alias("unique"), place.min().alias("low"), place.max().alias("high")).sort("input")
-    for name, unique, low, high in found.iter_rows():
-        seen[name], rows = unique, expected.get(name, 0)
-        if low < 0 or high >= rows:
-            raise StageError(spec.stage, f"operator '{spec.operator}' names rows that input '{name}' hasn't", f"rows count from 0 to {rows - 1}")
-    if seen != {name: rows for name, rows in expected.items() if rows} or lines.height != sum(expected.values()):
-        raise StageError(spec.stage, f"operator '{spec.operator}' accounted for {seen} of {expected} rows", "an operator must give a line for every row")
 
 
 def _check_scored(spec: StageSpec, ids: pa.Array | pa.ChunkedArray, rows: int) -> None:

@@ -1,6 +1,7 @@
 """Needs: how many bytes of disk a stage will take, about, from what comes in and what it adds."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -72,9 +73,11 @@ def _flows(operator: Operator, name: str) -> bool:
 
 def _carried_bytes(table: StoredTable) -> float:
     """What one row of an input takes in the next stage's table: light values, and a hash and a place for each heavy one."""
-    if not table.rows:
+    # Of the whole table, of which a split is a part: where its rows are would have to be looked up first.
+    whole = StoredTable(table.store, replace(table.ref, split=None))
+    if not whole.rows:
         return 0.0
-    rows = references(table, spread(table.rows, SAMPLED_ROWS))
+    rows = references(whole, spread(whole.rows, SAMPLED_ROWS))
     light = rows.select([field.name for field in rows.schema if field.type != AT_TYPE])
     return mean_bytes(light) + PLACE_BYTES * (rows.num_columns - light.num_columns)
 
@@ -82,9 +85,10 @@ def _carried_bytes(table: StoredTable) -> float:
 def _heavy_bytes(table: StoredTable) -> int:
     """The size of a picture, text or the like among the rows, for those that an operator makes."""
     names = [name for name in heavy_names(table.schema) if heavy_kind(table.schema.field(name)) != "vector"]
-    if not table.rows or not names:
+    whole = StoredTable(table.store, replace(table.ref, split=None))
+    if not whole.rows or not names:
         return HEAVY_BYTES
-    return int(mean_bytes(table.take(spread(table.rows, 16), names[:1])))
+    return int(mean_bytes(whole.take(spread(whole.rows, 16), names[:1])))
 
 
 def _width(kind: pa.DataType, heavy: int) -> int:

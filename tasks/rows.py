@@ -25,14 +25,17 @@ class Removed:
 
     def add(self, rows: pa.RecordBatch | pa.Table, reasons: pa.Array, kind: str, positions: np.ndarray, source_input: str = "") -> None:
         """Note rows that left: `rows` holds `sample_id` and perhaps `source`."""
+        if rows.num_rows:
+            self.batches.append(self.batch(rows, reasons, kind, positions, source_input))
+
+    def batch(self, rows: pa.RecordBatch | pa.Table, reasons: pa.Array, kind: str, positions: np.ndarray, source_input: str = "") -> pa.RecordBatch:
+        """Count rows that left, as `add` does, for whoever writes them himself."""
         count = rows.num_rows
-        if not count:
-            return
         ids = _flat(rows["sample_id"]).cast(pa.string())
         sources = _flat(rows["source"]).cast(pa.string()) if "source" in rows.schema.names else pa.nulls(count, pa.string())
         columns = [ids, sources, _flat(reasons).cast(pa.string()), pa.repeat(kind, count), pa.repeat(source_input, count), pa.array(positions, pa.int64())]
-        self.batches.append(pa.record_batch(columns, schema=REMOVED_SCHEMA))
         self.counts[kind] += count
+        return pa.record_batch(columns, schema=REMOVED_SCHEMA)
 
 
 def references(table: StoredTable, rows: np.ndarray) -> pa.Table:

@@ -2,6 +2,7 @@
 
 import tempfile
 from collections.abc import Iterable, Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,7 +13,7 @@ from stillroom.draws import Draw
 from stillroom.integrity import file_facts
 from stillroom.operators import Operator, Params, Unit, Work, call
 from stillroom.scratch import scratch_folder
-from stillroom.stored import StoredTable
+from stillroom.stored import StoredTable, own_columns
 from stillroom.stores import Store
 from storage.commits import data_files, write_batches
 from storage.tally import Tally
@@ -31,10 +32,12 @@ class StageRun:
         self.operator: Operator = registry.load(spec.operator)
         self.params: Params = self.operator.params.model_validate(spec.params)
         self.inputs = {name: StoredTable(self.store, ref) for name, ref in spec.inputs.items()}
-        schemas = {name: table.schema for name, table in self.inputs.items()}
-        self.added = {
-            name: spec.schema.field(name) if name in spec.schema.names else field for name, field in self.operator.added(self.params, schemas).items()
-        }
+        if self.operator.shape == "source":
+            # What a source adds is all there is. To ask it again, in each job, could mean to read its labels again.
+            self.added = {field.name: field for field in own_columns(spec.schema)}
+        else:
+            declared = self.operator.added(self.params, {name: table.schema for name, table in self.inputs.items()})
+            self.added = {name: spec.schema.field(name) if name in spec.schema.names else field for name, field in declared.items()}
         self.metrics: dict[str, Any] = {}
 
     def declared(self, name: str) -> Any:
@@ -72,9 +75,15 @@ class StageRun:
         self.store.put(key, to_ipc(batches, schema))
         return file_facts(self.store, [key])
 
-    def part(self, written: "Written", removed: Removed, counts: dict[str, int]) -> Part:
-        """What this job left, its removed rows written."""
-        gone = write_batches(self.store, self.spec.removed, removed.batches, REMOVED_SCHEMA) if removed.batches else []
+    def write_removed(self, batches: Iterable[pa.RecordBatch]) -> list[str]:
+        """Write rows that left as fragments; none if there are no rows."""
+        waiting = iter(batches)
+        first = next(waiting, None)
+        return [] if first is None else write_batches(self.store, self.spec.removed, chain([first], waiting), REMOVED_SCHEMA)
+
+    def part(self, written: "Written", removed: Removed, counts: dict[str, int], gone: list[str] | None = None) -> Part:
+        """What this job left, its removed rows written: those that were set aside, unless `gone` says where they went."""
+        gone = self.write_removed(removed.batches) if gone is None else gone
         files = written.files | file_facts(self.store, data_files(self.spec.removed, gone))
         return Part(written.fragments, gone, files, written.tally, counts | removed.counts, self.metrics)
 

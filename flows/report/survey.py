@@ -1,16 +1,13 @@
 """What the report reads of a stage: counts by class, and a few samples, in one pass over light columns."""
 
-import re
-from bisect import insort
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
+import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
-from blake3 import blake3
 
 from stillroom.fields import label_names
 from stillroom.operators import Table
@@ -23,6 +20,10 @@ NO_LABEL = "(no label)"
 _BATCH_ROWS = 32_768
 _MAX_REASONS = 500
 _MAX_LABEL_CHARS = 80
+# What differs from row to row in a reason: hexadecimal words of eight or more characters, a digit among them, and numbers
+# that are no part of a word. Polars' expressions can't look ahead for the digit: it is at one of these places.
+_HEXADECIMAL = r"\b(?:" + "|".join(f"[0-9a-fA-F]{{{place}}}[0-9][0-9a-fA-F]{{{7 - place},}}" for place in range(8)) + r"|[a-fA-F]{8,}[0-9][0-9a-fA-F]*)\b"
+_NUMBER = r"(^|[^\w.])-?\d[\d,.]*(?:[eE]-?\d+)?\b"
 
 
 @dataclass(frozen=True)
@@ -99,33 +100,49 @@ def survey(table: Table, picks: int) -> Survey:
 
 def survey_removed(removed: Table, shown: int) -> list[Leavers]:
     """Group removed rows by kind and reason, the largest group of a kind first, with `shown` rows of each."""
-    shapes: dict[str, str] = {}
     groups: dict[tuple[str, str], Leavers] = {}
     reasons: dict[tuple[str, str], set[str]] = defaultdict(set)
-    smallest: dict[tuple[str, str], list[tuple[int, int, dict[str, str]]]] = defaultdict(list)
+    smallest: dict[tuple[str, str], list[tuple[int, str, str, str]]] = defaultdict(list)
+    by = ("kind", "shape")
     for batch in removed.scan(["sample_id", "source", "reason", "kind"], batch_size=_BATCH_ROWS) if removed.rows else ():
-        for sample_id, source, reason, kind in zip(*(column.to_pylist() for column in batch.columns), strict=True):
-            reason, kind = reason or "(no reason given)", kind or "dropped"
-            if len(shapes) > 100_000:  # a reason of its own for each row: memory stays bounded
-                shapes.clear()
-            shape = shapes.get(reason) or shapes.setdefault(reason, _shape(reason))
-            if (kind, shape) not in groups and len(groups) >= _MAX_REASONS:
-                shape = "other reasons"
-            group = groups.setdefault((kind, shape), Leavers(kind, shape))
-            group.rows += 1
-            if len(reasons[kind, shape]) < 2:
-                reasons[kind, shape].add(reason)
-            entry = (_hash(str(sample_id)), group.rows, {"sample_id": str(sample_id), "source": _text(source), "reason": reason})
-            held = smallest[kind, shape]
-            if len(held) < shown or entry < held[-1]:
-                insort(held, entry)
-                del held[shown:]
+        rows = _leaving(batch)
+        told = rows.group_by(by, maintain_order=True).agg(pl.len(), low=pl.col("reason").min(), high=pl.col("reason").max())
+        # Beyond so many groups, one more for all the rest of a kind; a batch's rows are given to those that there are then.
+        for kind, shape, count, low, high in told.iter_rows():
+            key = _group(kind, shape, groups)
+            groups.setdefault(key, Leavers(*key)).rows += count
+            reasons[key] = set(sorted(reasons[key] | {low, high})[:2])
+        best = rows.sort("hash", maintain_order=True).group_by(by, maintain_order=True).head(shown)
+        for kind, shape, *row in best.select(*by, "hash", "sample_id", "source", "reason").iter_rows():
+            smallest[_group(kind, shape, groups)].append(tuple(row))
+        for held in smallest.values():
+            held.sort()
+            del held[shown:]
     for key, group in groups.items():
-        group.shown = [row for _, _, row in smallest[key]]
+        group.shown = [{"sample_id": sample_id, "source": source, "reason": reason} for _, sample_id, source, reason in smallest[key]]
         if len(reasons[key]) == 1:
             (group.reason,) = reasons[key]
     order = {"dropped": 0, "rejected": 1, "merged": 2}
     return sorted(groups.values(), key=lambda group: (order.get(group.kind, 3), -group.rows, group.reason))
+
+
+def _leaving(batch: pa.RecordBatch) -> pl.DataFrame:
+    """Rows that left: their ids, sources, reasons and kinds as text, the shape of the reason, and the hash of the id."""
+    rows = pl.from_arrow(batch)
+    assert isinstance(rows, pl.DataFrame)
+    source = pl.col("source").cast(pl.List(pl.String)).list.join(", ") if isinstance(rows.schema["source"], pl.List) else pl.col("source").cast(pl.String)
+    rows = rows.select(
+        pl.col("sample_id").cast(pl.String),
+        source.fill_null("").alias("source"),
+        pl.when(pl.col("reason") != "").then("reason").otherwise(pl.lit("(no reason given)")).alias("reason"),
+        pl.when(pl.col("kind") != "").then("kind").otherwise(pl.lit("dropped")).alias("kind"),
+    )
+    shape = pl.col("reason").str.replace_all(_HEXADECIMAL, "…").str.replace_all(_NUMBER, "${1}…")
+    return rows.with_columns(shape=shape, hash=pl.col("sample_id").hash(seed=0))
+
+
+def _group(kind: str, shape: str, groups: dict[tuple[str, str], Leavers]) -> tuple[str, str]:
+    return (kind, shape) if (kind, shape) in groups or len(groups) < _MAX_REASONS else (kind, "other reasons")
 
 
 def find_rows(table: Table, sample_ids: list[str]) -> dict[str, int]:
@@ -153,19 +170,18 @@ def _labels(batch: pa.RecordBatch, names: list[str] | None) -> pa.Array:
     if "label_name" in batch.schema.names:
         labels_B = batch["label_name"].cast(pa.string())
     elif "label" in batch.schema.names:
-        # A list of labels (several a row) has no class of its own: it is counted as written.
         codes = batch["label"]
-        whole = pa.types.is_integer(codes.type)
-        labels_B = pa.array(
-            [names[code] if names and whole and code is not None and 0 <= code < len(names) else _label_text(code) for code in codes.to_pylist()], pa.string()
-        )
+        if pa.types.is_integer(codes.type):
+            # Names are looked up once for each code that there is.
+            encoded = codes.dictionary_encode()
+            named = [names[code] if names and 0 <= code < len(names) else str(code) for code in encoded.dictionary.to_pylist()]
+            labels_B = pa.array(named, pa.string()).take(encoded.indices)
+        else:
+            # A list of labels (several a row) has no class of its own: it is counted as written.
+            labels_B = pa.array([None if code is None else str(code) for code in codes.to_pylist()], pa.string())
     else:
         labels_B = pa.nulls(len(batch), pa.string())
     return pc.utf8_slice_codeunits(pc.fill_null(labels_B, NO_LABEL), 0, _MAX_LABEL_CHARS)
-
-
-def _label_text(code: Any) -> str | None:
-    return None if code is None else str(code)
 
 
 class _Smallest:
@@ -180,7 +196,7 @@ class _Smallest:
 
     def add(self, sample_ids: pa.Array, labels_B: pa.Array, synthetic_B: pa.Array) -> None:
         """Look at the next B rows."""
-        hashes_B = np.fromiter((_hash(sample_id) for sample_id in sample_ids.to_pylist()), np.uint64, len(sample_ids))
+        hashes_B = pl.Series(sample_ids).hash(seed=0).to_numpy()
         encoded = labels_B.dictionary_encode()
         codes = 2 * np.array([self.codes.setdefault(label, len(self.codes)) for label in encoded.dictionary.to_pylist()], np.int64)
         self.hashes_P = np.concatenate([self.hashes_P, hashes_B])
@@ -204,18 +220,3 @@ def _rank_in_runs(codes: np.ndarray) -> np.ndarray:
     """The place of each entry within its run of equal codes."""
     starts = np.flatnonzero(np.concatenate([[True], codes[1:] != codes[:-1]])) if len(codes) else np.zeros(0, np.int64)
     return np.arange(len(codes)) - np.repeat(starts, np.diff(np.append(starts, len(codes))))
-
-
-def _hash(sample_id: str) -> int:
-    return int.from_bytes(blake3(sample_id.encode()).digest(length=8), "big")
-
-
-def _shape(reason: str) -> str:
-    """A reason without what differs from row to row: long hexadecimal words, and numbers."""
-    return re.sub(r"(?<![\w.])-?\d[\d,.]*(?:[eE]-?\d+)?(?!\w)", "…", re.sub(r"\b(?=\w*\d)[0-9a-fA-F]{8,}\b", "…", reason))
-
-
-def _text(source: Any) -> str:
-    if isinstance(source, list):
-        return ", ".join(map(str, source))
-    return "" if source is None else str(source)

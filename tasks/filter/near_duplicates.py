@@ -44,7 +44,8 @@ def near_duplicates(frames: "dict[str, pl.DataFrame]", params: NearDuplicatesPar
 
     Rows are met in table order, where there is a `split` those of test first, then those of
     validation. A row within `max_distance` of one that stays is a duplicate of it, of the nearest such
-    and of the first among equals; otherwise it stays, and a test row stays in any case. So each
+    and of the first among equals; otherwise it stays, and a test row stays in any case. A row with
+    the hash of one that left leaves as a duplicate of the same. So each
     duplicate looks like the row that its reason names, and no chain of likenesses joins two that
     differ. Rows without a hash (flat pictures) are compared with none, and stay.
     """

@@ -1,9 +1,9 @@
 """Rows of other people's Arrow data as samples: images checked, labels counted, ids made, faults with their reason."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
@@ -13,6 +13,9 @@ from stillroom.images import MAX_PIXELS, ImageFault, as_stored
 from stillroom.operators import Rows
 from tasks.ingest._columns import Roles, id_column, plain
 from tasks.ingest._samples import SPLITS, content_id, rejecting
+
+if TYPE_CHECKING:
+    import polars as pl
 
 __all__ = ["Origin", "parts", "repeated", "rows_of"]
 
@@ -42,29 +45,38 @@ def parts(batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
     return (batch.slice(start, rows) for start in range(0, batch.num_rows, rows))
 
 
-def repeated(columns: Iterable[tuple[str, Iterable[pa.Array]]]) -> dict[str, list[tuple[int, str]]]:
+def repeated(columns: Sequence[tuple[str, Callable[[], Iterable[pa.Array]]]]) -> dict[str, list[tuple[int, str]]]:
     """Find the ids that stood in an earlier row.
 
     Args:
-        columns: the id column of each origin, by (name of the origin, values in their order).
+        columns: the id column of each origin: its name, and what reads the values in their order, again if need be.
 
     Returns:
         By origin: rows whose id isn't new, and for each the place "origin:row" of the first with it.
     """
     import polars as pl
 
-    frames = []
-    for origin, values in columns:
-        ids = pa.chunked_array([_id_texts(part) for part in values], pa.string())
-        frames.append(pl.DataFrame(pa.table({"id": ids})).with_row_index("row").with_columns(origin=pl.lit(origin)))
-    again = pl.concat(frames).filter(pl.col("id").is_not_null() & pl.col("id").is_duplicated())
+    from tasks.repeats import hashed, met_twice
+
+    twice = met_twice(hashed(ids.drop_nulls()) for _, read in columns for ids in _ids(read))
     first: dict[str, str] = {}
     found: dict[str, list[tuple[int, str]]] = {}
-    for id_, row, origin in again.select("id", "row", "origin").iter_rows():
-        place = f"{origin}:{row}"
-        if first.setdefault(id_, place) != place:
-            found.setdefault(origin, []).append((row, first[id_]))
+    for origin, read in columns if len(twice) else ():
+        start = 0
+        for ids in _ids(read):
+            frame = pl.DataFrame({"id": ids}).with_row_index("row", offset=start)
+            for row, id_ in frame.filter(ids.is_not_null() & hashed(ids).is_in(twice.implode())).iter_rows():
+                place = f"{origin}:{row}"
+                if first.setdefault(id_, place) != place:
+                    found.setdefault(origin, []).append((row, first[id_]))
+            start += len(ids)
     return found
+
+
+def _ids(read: "Callable[[], Iterable[pa.Array]]") -> "Iterator[pl.Series]":
+    import polars as pl
+
+    return (pl.Series(_id_texts(part), dtype=pl.String) for part in read())
 
 
 def rows_of(batch: pa.RecordBatch, first_row: int, origin: Origin, roles: Roles, schema: pa.Schema) -> Rows:

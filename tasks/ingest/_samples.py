@@ -15,8 +15,8 @@ from pydantic import AfterValidator, BeforeValidator
 
 from stillroom.digests import json_digest
 from stillroom.errors import InputError
-from stillroom.fields import heavy_names
 from stillroom.operators import Rows
+from stillroom.stored import own_columns
 
 __all__ = [
     "SPLITS",
@@ -26,7 +26,6 @@ __all__ = [
     "content_id",
     "cut",
     "gather",
-    "own_columns",
     "pixels_id",
     "readable",
     "reading",
@@ -135,12 +134,6 @@ def reading(where: str, problem: str) -> Iterator[None]:
     except Exception as error:
         said = str(error).strip() or type(error).__name__
         raise InputError(where, f"{problem}: {said.splitlines()[0]}") from error
-
-
-def own_columns(schema: pa.Schema) -> pa.Schema:
-    """The columns of a source's schema that the source makes: hashes of heavy ones are the engine's."""
-    made = {f"{name}_hash" for name in heavy_names(schema)}
-    return pa.schema([field for field in schema if field.name not in made])
 
 
 def rejecting(reasons: list[str | None]) -> pa.Array | None:

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -12,9 +13,10 @@ from pydantic import Field
 from stillroom.errors import InputError
 from stillroom.images import MAX_PIXELS
 from stillroom.operators import Params, Rows, SourcePath, Unit, source
+from stillroom.stored import own_columns
 from tasks.ingest._columns import Role, Roles, assign, class_names, fields_of, hub_features, id_column, plain, unified
 from tasks.ingest._rows import Origin, parts, repeated, rows_of
-from tasks.ingest._samples import SPLIT_ORDER, SPLITS, ClassNames, own_columns, reading
+from tasks.ingest._samples import SPLIT_ORDER, SPLITS, ClassNames, reading
 
 _BATCH_ROWS, _SHARD_ROWS = 128, 8192
 # The readers of `datasets` that we let loose on a folder; others unpack archives, or run their own formats.
@@ -51,7 +53,7 @@ def _units(params: HfDatasetParams) -> list[Unit]:
     splits = _splits(params)
     _, roles = _roles(params, splits)
     key = id_column(params.id)
-    duplicates = repeated((split or "row", _column(held, str(params.path), key)) for split, held in splits.items()) if key else {}
+    duplicates = repeated([(split or "row", partial(_column, held, str(params.path), key)) for split, held in splits.items()]) if key else {}
     value = {"columns": dict(roles.columns), "passing": list(roles.passing)}
     units = []
     for split, held in splits.items():

@@ -1,6 +1,7 @@
 """ingest.parquet: a Parquet file, or all Parquet files below a folder."""
 
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote
@@ -11,9 +12,10 @@ from pydantic import Field
 from stillroom.errors import InputError
 from stillroom.images import MAX_PIXELS
 from stillroom.operators import Params, Rows, SourcePath, Unit, source
+from stillroom.stored import own_columns
 from tasks.ingest._columns import Role, Roles, assign, class_names, fields_of, id_column, plain, unified
 from tasks.ingest._rows import Origin, parts, repeated, rows_of
-from tasks.ingest._samples import ClassNames, own_columns, readable, reading, signature
+from tasks.ingest._samples import ClassNames, readable, reading, signature
 
 # Images are decoded as they come, so few rows at a time are enough.
 _IMAGE_ROWS, _LIGHT_ROWS = 128, 4096
@@ -48,7 +50,7 @@ def _units(params: ParquetParams) -> list[Unit]:
     schema = unified((readable(name), _schema(params.path, name)) for name in files)
     roles = assign(str(params.path), schema, params.columns, params.id)
     key = id_column(params.id)
-    duplicates = repeated((readable(name), _column(params.path, [name], key)) for name in files) if key else {}
+    duplicates = repeated([(readable(name), partial(_column, params.path, [name], key)) for name in files]) if key else {}
     units = []
     for index, name in enumerate(files):
         rows = _opened(params.path, name).metadata.num_rows

@@ -1,5 +1,6 @@
 """The budget of every selection: how many rows stay, and how many of each class."""
 
+from collections.abc import Callable
 from decimal import ROUND_HALF_UP, Decimal
 from fractions import Fraction as Ratio
 from typing import TYPE_CHECKING, Literal, Self
@@ -13,7 +14,7 @@ from stillroom.operators import Params
 if TYPE_CHECKING:
     import polars as pl
 
-__all__ = ["Budget", "Pool", "Verdicts", "places", "pools", "quotas", "rounded"]
+__all__ = ["Budget", "Pool", "Verdicts", "pools", "quotas", "rounded"]
 
 
 class Budget(Params):
@@ -53,30 +54,67 @@ class Pool:
 
 
 class Verdicts:
-    """Which rows leave, why, and whether by choice or for a fault; rows without a label leave where the budget goes by it."""
+    """Which rows leave, why, and whether by choice or for a fault; rows without a label leave where the budget goes by it.
+
+    Reasons are put into words when somebody reads them: of a row a few bytes are held, where its words would take a hundred.
+    """
 
     def __init__(self, samples: "pl.DataFrame", budget: Budget) -> None:
-        self._reasons: list[str | None] = [None] * samples.height
-        self._faulty = np.zeros(samples.height, bool)
+        self._said_N = np.zeros(samples.height, np.int32)  # which of `_reasons`; 0: it stays
+        self._numbers: dict[str, np.ndarray] = {}
+        self._reasons: list[str | Callable[..., str]] = [""]
+        self._named: list[list[str]] = [[]]
+        self._faults: list[int] = []
         if budget.balance != "none":
-            for row in samples["label"].is_null().arg_true():
-                self.drop(row, f"no label, which balance: {budget.balance} goes by")
+            unlabelled = samples["label"].is_null().arg_true().to_numpy()
+            self.drop(unlabelled, f"no label, which balance: {budget.balance} goes by")
 
-    def drop(self, row: int, reason: str) -> None:
-        """Not chosen."""
-        self._reasons[row] = reason
+    def drop(self, rows: np.ndarray, reason: str | Callable[..., str], **numbers: np.ndarray) -> None:
+        """Not chosen.
 
-    def reject(self, row: int, reason: str) -> None:
+        Args:
+            rows: int64 [R], their positions.
+            reason: one for all, or what makes that of a row from the row's own `numbers`, in their order.
+            numbers: [R] each.
+        """
+        if not len(rows):
+            return
+        self._said_N[rows] = len(self._reasons)
+        self._reasons.append(reason)
+        self._named.append(list(numbers))
+        for name, values_R in numbers.items():
+            self._numbers.setdefault(name, np.zeros(len(self._said_N), values_R.dtype))[rows] = values_R
+
+    def reject(self, rows: np.ndarray, reason: str) -> None:
         """Not fit to be judged: counts towards the recipe's `max_rejects`."""
-        self._reasons[row], self._faulty[row] = reason, True
+        if len(rows):
+            self._faults.append(len(self._reasons))
+        self.drop(rows, reason)
 
-    def frame(self) -> "pl.DataFrame":
-        """A line per row: `reason` and `kind`, both null where the row stays."""
+    def frame(self, **added: "pl.Series") -> "pl.LazyFrame":
+        """A line per row: `reason` and `kind`, both null where the row stays, and the `added` columns."""
         import polars as pl
 
-        lines = pl.DataFrame({"reason": self._reasons, "faulty": self._faulty}, schema_overrides={"reason": pl.String})
-        kind = pl.when(pl.col("faulty")).then(pl.lit("rejected")).when(pl.col("reason").is_not_null()).then(pl.lit("dropped"))
-        return lines.select("reason", kind.alias("kind"))
+        said = pl.col("said")
+        kind = pl.when(said.is_in(self._faults)).then(pl.lit("rejected")).when(said > 0).then(pl.lit("dropped"))
+        reason = pl.struct("said", *self._numbers).map_batches(self._worded, pl.String, is_elementwise=True)
+        lines = pl.DataFrame({"said": self._said_N, **self._numbers, **added})
+        return lines.lazy().select(reason.alias("reason"), kind.alias("kind"), *added)
+
+    def _worded(self, lines: "pl.Series") -> "pl.Series":
+        """The reasons of some lines."""
+        import polars as pl
+
+        told = np.full(len(lines), None, object)
+        held = lines.struct.unnest()
+        for said in held["said"].unique():
+            reason, where = self._reasons[said], (held["said"] == said).arg_true().to_numpy()
+            if callable(reason):
+                numbers = [held[name].gather(where).to_list() for name in self._named[said]]
+                told[where] = [reason(*row) for row in zip(*numbers, strict=True)]
+            elif said:
+                told[where] = reason
+        return pl.Series(told.tolist(), dtype=pl.String)
 
 
 def pools(samples: "pl.DataFrame", budget: Budget) -> list[Pool]:
@@ -84,7 +122,7 @@ def pools(samples: "pl.DataFrame", budget: Budget) -> list[Pool]:
     if budget.balance == "none":
         return [Pool("the table", np.arange(samples.height))]
     groups = samples.select("label").with_row_index("row").drop_nulls().group_by("label").agg("row").sort("label")
-    return [Pool(f"class {label}", np.array(rows, np.int64)) for label, rows in groups.iter_rows()]
+    return [Pool(f"class {label}", rows.to_numpy().astype(np.int64)) for label, rows in zip(groups["label"], groups["row"], strict=True)]
 
 
 def quotas(budget: Budget, table_rows: int, sizes: list[int], available: list[int]) -> list[int]:
@@ -123,13 +161,6 @@ def quotas(budget: Budget, table_rows: int, sizes: list[int], available: list[in
 def rounded(share: float, rows: int) -> int:
     """A share of `rows` in whole rows, halves up; by the share's first 12 digits, so that 29% of 50 is 14.5 and not a little less."""
     return int((Decimal(f"{share:.12g}") * rows).to_integral_value(ROUND_HALF_UP))
-
-
-def places(order: np.ndarray) -> np.ndarray:
-    """The place of each row in a permutation: its inverse, int64 [N]."""
-    place = np.empty(len(order), np.int64)
-    place[order] = np.arange(len(order))
-    return place
 
 
 def _ideal(pool: int, open_pools: list[int], weights: list[int], left: int) -> Ratio:

@@ -1,5 +1,6 @@
 """prune.by_score: keep the rows at one end, or in the middle, of a score's ranking."""
 
+from functools import partial
 from typing import TYPE_CHECKING, Literal, Self
 
 import numpy as np
@@ -8,7 +9,7 @@ from pydantic import Field, model_validator
 from schemas.quantities import Fraction
 from stillroom.errors import InputError
 from stillroom.operators import select
-from tasks.prune._budget import Budget, Pool, Verdicts, places, pools, quotas, rounded
+from tasks.prune._budget import Budget, Pool, Verdicts, pools, quotas, rounded
 
 if TYPE_CHECKING:
     import polars as pl
@@ -39,7 +40,7 @@ class ByScoreParams(Budget):
 
 
 @select(version=1, requires=lambda params: [params.score, *params.columns()])
-def by_score(frames: "dict[str, pl.DataFrame]", params: ByScoreParams) -> "pl.DataFrame":
+def by_score(frames: "dict[str, pl.DataFrame]", params: ByScoreParams) -> "pl.LazyFrame":
     """Keep the easiest, the hardest or the middle rows of each class by a score.
 
     Rows of a class are ranked from easy to hard, ties by sample id. Of n ranked rows, the hardest
@@ -52,22 +53,23 @@ def by_score(frames: "dict[str, pl.DataFrame]", params: ByScoreParams) -> "pl.Da
     """
     samples = frames["samples"]
     score_N = _score(samples, params.score)
-    hardness_N = score_N if params.hard_end() == "high" else -score_N
-    by_id = places(samples["sample_id"].arg_sort().to_numpy())
     verdicts = Verdicts(samples, params)
     classes = pools(samples, params)
-    ranked = [_ranked(pool, hardness_N, by_id) for pool in classes]
+    ranked = [_ranked(pool, score_N, samples["sample_id"], params.hard_end() == "high") for pool in classes]
     uncut = [len(rows) - rounded(params.cut_off, len(rows)) for rows in ranked]
     for pool, rows, last, quota in zip(classes, ranked, uncut, quotas(params, samples.height, [len(pool.rows) for pool in classes], uncut), strict=True):
-        for row in np.setdiff1d(pool.rows, rows):
-            verdicts.reject(row, f"no {params.score} to rank by: null or NaN")
+        verdicts.reject(pool.rows[np.isnan(score_N[pool.rows])], f"no {params.score} to rank by: null or NaN")
         first = {"easiest": 0, "hardest": last - quota, "middle": (last - quota) // 2}[params.order]
         stay = f"ranks {first + 1} to {first + quota} stay" if quota else "none stays"
-        for rank, row in enumerate(rows, start=1):
-            if not first < rank <= first + quota:
-                why = stay if rank <= last else f"the hardest {len(rows) - last} are cut off"
-                verdicts.drop(row, f"{params.score} {score_N[row]:.4g}: rank {rank} of {len(rows)} in {pool.name}, easiest first; {why}")
+        cut = f"the hardest {len(rows) - last} are cut off"
+        for begin, end, why in ((0, first, stay), (first + quota, last, stay), (last, len(rows), cut)):
+            said = partial(_said, params.score, f"of {len(rows)} in {pool.name}, easiest first; {why}")
+            verdicts.drop(rows[begin:end], said, score=score_N[rows[begin:end]], rank=np.arange(begin + 1, end + 1, dtype=np.int32))
     return verdicts.frame()
+
+
+def _said(name: str, rest: str, score: float, rank: int) -> str:
+    return f"{name} {score:.4g}: rank {rank} {rest}"
 
 
 def _score(samples: "pl.DataFrame", name: str) -> np.ndarray:
@@ -83,7 +85,10 @@ def _score(samples: "pl.DataFrame", name: str) -> np.ndarray:
     return score_N
 
 
-def _ranked(pool: Pool, hardness_N: np.ndarray, by_id: np.ndarray) -> np.ndarray:
+def _ranked(pool: Pool, score_N: np.ndarray, ids: "pl.Series", hard_is_high: bool) -> np.ndarray:
     """The pool's rows that have a score, from easy to hard, ties by id."""
-    rows = pool.rows[~np.isnan(hardness_N[pool.rows])]
-    return rows[np.lexsort((by_id[rows], hardness_N[rows]))]
+    import polars as pl
+
+    rows = pool.rows[~np.isnan(score_N[pool.rows])]
+    hardness_R = score_N[rows] if hard_is_high else -score_N[rows]
+    return rows[pl.DataFrame({"hardness": hardness_R, "id": ids.gather(rows)}).select(pl.arg_sort_by("hardness", "id")).to_series().to_numpy()]

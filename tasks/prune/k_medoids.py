@@ -1,5 +1,6 @@
 """prune.k_medoids: keep rows that stand for the others, by distance of a vector column."""
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -29,7 +30,7 @@ class KMedoidsParams(Budget):
     adds={"cluster_size": pa.int32()},
     random=True,
 )
-def k_medoids(frames: "dict[str, pl.DataFrame]", vectors: dict[str, np.ndarray], params: KMedoidsParams, draw: Draw) -> "pl.DataFrame":
+def k_medoids(frames: "dict[str, pl.DataFrame]", vectors: dict[str, np.ndarray], params: KMedoidsParams, draw: Draw) -> "pl.LazyFrame":
     """Keep the medoids of each class: rows with the least sum of distances from the others to them.
 
     Euclidean distance; FasterPAM from a k-means++ start, keyed by (seed, class), over rows in the order of
@@ -42,28 +43,29 @@ def k_medoids(frames: "dict[str, pl.DataFrame]", vectors: dict[str, np.ndarray],
     samples, vectors_ND = frames["samples"], vectors[params.vectors]
     verdicts = Verdicts(samples, params)
     cluster_size: list[int | None] = [None] * samples.height
-    ids = samples["sample_id"].to_list()
+    ids = samples["sample_id"]
     classes = pools(samples, params)
     finite = []
     for pool in classes:
         usable = np.isfinite(vectors_ND[pool.rows]).all(axis=1)
-        for row in pool.rows[~usable]:
-            verdicts.reject(row, f"{params.vectors} holds NaN or infinity")
+        verdicts.reject(pool.rows[~usable], f"{params.vectors} holds NaN or infinity")
         rows = pool.rows[usable]
-        finite.append(rows[draw.order([ids[row] for row in rows])])
+        finite.append(rows[draw.order(ids.gather(rows))])
     kept = quotas(params, samples.height, [len(pool.rows) for pool in classes], [len(rows) for rows in finite])
     for pool, rows, quota in zip(classes, finite, kept, strict=True):
         if quota == 0:
-            for row in rows:
-                verdicts.drop(row, f"no row of {pool.name} stays")
+            verdicts.drop(rows, f"no row of {pool.name} stays")
             continue
         found = cluster(_points(vectors_ND[rows], params.normalise), quota, draw.generator(pool.name), params.exact_rows)
         for medoid, size in zip(rows[found.medoids], np.bincount(found.nearest, minlength=quota), strict=True):
             cluster_size[medoid] = int(size)
-        for place in np.setdiff1d(np.arange(len(rows)), found.medoids):
-            nearest = ids[rows[found.medoids[found.nearest[place]]]]
-            verdicts.drop(rows[place], f"nearest medoid {nearest} at distance {found.distance[place]:.4g}")
-    return verdicts.frame().with_columns(pl.Series("cluster_size", cluster_size, pl.Int32))
+        others = np.setdiff1d(np.arange(len(rows)), found.medoids)
+        verdicts.drop(rows[others], partial(_said, ids), medoid=rows[found.medoids[found.nearest[others]]], distance=found.distance[others])
+    return verdicts.frame(cluster_size=pl.Series(cluster_size, dtype=pl.Int32))
+
+
+def _said(ids: "pl.Series", medoid: int, distance: float) -> str:
+    return f"nearest medoid {ids[medoid]} at distance {distance:.4g}"
 
 
 def _points(vectors_ND: np.ndarray, normalise: bool) -> np.ndarray:

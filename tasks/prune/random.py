@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 from stillroom.operators import Draw, select
-from tasks.prune._budget import Budget, Verdicts, places, pools, quotas
+from tasks.prune._budget import Budget, Verdicts, pools, quotas
 
 if TYPE_CHECKING:
     import polars as pl
@@ -14,7 +14,7 @@ class RandomParams(Budget):
 
 
 @select(version=1, requires=lambda params: params.columns(), random=True)
-def random(frames: "dict[str, pl.DataFrame]", params: RandomParams, draw: Draw) -> "pl.DataFrame":
+def random(frames: "dict[str, pl.DataFrame]", params: RandomParams, draw: Draw) -> "pl.LazyFrame":
     """Keep a random choice of rows, the same number of each class unless told otherwise.
 
     A row's luck hangs on the seed and its id alone: a larger budget keeps all that a smaller one
@@ -22,10 +22,9 @@ def random(frames: "dict[str, pl.DataFrame]", params: RandomParams, draw: Draw) 
     """
     samples = frames["samples"]
     verdicts = Verdicts(samples, params)
-    place = places(draw.order(samples["sample_id"]))
     classes = pools(samples, params)
     sizes = [len(pool.rows) for pool in classes]
     for pool, quota in zip(classes, quotas(params, samples.height, sizes, sizes), strict=True):
-        for row in pool.rows[place[pool.rows].argsort()][quota:]:
-            verdicts.drop(row, f"not among the {quota} drawn from {len(pool.rows)} in {pool.name}")
+        drawn = pool.rows[draw.order(samples["sample_id"].gather(pool.rows))]
+        verdicts.drop(drawn[quota:], f"not among the {quota} drawn from {len(drawn)} in {pool.name}")
     return verdicts.frame()

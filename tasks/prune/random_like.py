@@ -15,7 +15,7 @@ def random_like(frames: "dict[str, pl.DataFrame]", params: Params, draw: Draw) -
 
     samples, like = frames["samples"], frames["like"]
     by = "label" if "label" in samples.columns and "label" in like.columns else None
-    ranks = pl.Series("rank", draw.order(samples["sample_id"].to_list()).argsort())
+    ranks = pl.Series("rank", draw.order(samples["sample_id"]).argsort())
     if by is None:
         kept = ranks < like.height
     else:

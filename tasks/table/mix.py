@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from fractions import Fraction
 from typing import TYPE_CHECKING, Annotated
 
+import numpy as np
 from pydantic import Field
 
 from stillroom.errors import InputError
@@ -37,14 +38,19 @@ def mix(frames: "dict[str, pl.DataFrame]", params: MixParams, draw: Draw) -> "pl
     import polars as pl
 
     names = sorted(frames, key=_place)
-    parts = [frames[name].select("sample_id", pl.lit(name).alias("input"), pl.int_range(pl.len(), dtype=pl.Int64).alias("row")) for name in names]
-    lines = pl.concat(parts)
-    first = pl.col("input").first().over("sample_id")
-    twin = ~pl.col("sample_id").is_first_distinct()
-    lines = lines.with_columns(pl.when(twin).then(pl.format("duplicate of a row in {}", first)).alias("reason"))
-    if params.weights is None:
-        return lines
-    return lines.with_columns(_over_its_share(lines, _shares(params.weights, names), draw))
+    # Small types, and text only where rows are read: millions of lines have to fit.
+    inputs, row = pl.Enum(names), pl.int_range(pl.len(), dtype=pl.Int64)
+    lines = pl.concat([frames[name].select("sample_id", pl.lit(name, inputs).alias("input"), row.alias("row")) for name in names])
+    reasons = [f"duplicate of a row in {name}" for name in names]
+    said_L = np.full(lines.height, -1, np.int32)
+    first = pl.col("input").first().over("sample_id").to_physical()
+    alike = lines.with_row_index("line").filter(pl.col("sample_id").hash(seed=0).is_duplicated())
+    twins = alike.select("line", first.alias("first"), twin=~pl.col("sample_id").is_first_distinct()).filter("twin")
+    said_L[twins["line"].to_numpy()] = twins["first"].to_numpy()
+    if params.weights is not None:
+        _over_their_shares(lines, _shares(params.weights, names), draw, said_L, reasons)
+    said = pl.Series("reason", said_L)
+    return lines.with_columns(said.set(said < 0, None).cast(pl.UInt32).cat.to(pl.Enum(reasons)))
 
 
 def _place(name: str) -> tuple[bool, int, str]:
@@ -61,18 +67,14 @@ def _shares(weights: Mapping[str, float] | list[float], names: list[str]) -> dic
     return {name: weight / sum(exact.values()) for name, weight in exact.items()}
 
 
-def _over_its_share(lines: "pl.DataFrame", shares: Mapping[str, Fraction], draw: Draw) -> "pl.Series":
-    """The reasons of `lines`, and one for each row that is over its input's share."""
-    import polars as pl
-
-    left = {name: lines.with_row_index("line").filter((pl.col("input") == name) & pl.col("reason").is_null()) for name in shares}
-    if empty := [name for name, rows in left.items() if not rows.height]:
+def _over_their_shares(lines: "pl.DataFrame", shares: Mapping[str, Fraction], draw: Draw, said_L: np.ndarray, reasons: list[str]) -> None:
+    """Add a reason for each input, and say it of the rows that are over its share."""
+    left = {name: np.flatnonzero((lines["input"] == name).to_numpy() & (said_L < 0)) for name in shares}
+    if empty := [name for name, rows in left.items() if not len(rows)]:
         raise InputError("weights", f"input '{empty[0]}' has no rows of its own, so its share can't be met")
-    total = min(rows.height / shares[name] for name, rows in left.items())
-    reasons = lines["reason"].to_list()
+    total = min(len(rows) / shares[name] for name, rows in left.items())
     for name, rows in left.items():
         # Halves upwards, so that it doesn't depend on whether the number is even.
         keep = int(total * shares[name] + Fraction(1, 2))
-        for place in draw.order(rows["sample_id"].to_list())[keep:]:
-            reasons[rows["line"][int(place)]] = f"over the share of {name}: {keep:,} of {rows.height:,} rows stay"
-    return pl.Series("reason", reasons, pl.String)
+        said_L[rows[draw.order(lines["sample_id"].gather(rows))[keep:]]] = len(reasons)
+        reasons.append(f"over the share of {name}: {keep:,} of {len(rows):,} rows stay")

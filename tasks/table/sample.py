@@ -26,7 +26,7 @@ def sample(frames: "dict[str, pl.DataFrame]", params: SampleParams, draw: Draw) 
     import polars as pl
 
     frame = frames["samples"]
-    ranks = draw.order(frame["sample_id"].to_list())
+    ranks = draw.order(frame["sample_id"])
     place = pl.Series("place", ranks.argsort())
     label = frame["label"] if "label" in frame.columns else pl.Series("label", [0] * frame.height)
     share = pl.DataFrame({"place": place, "label": label}).select((pl.col("place").rank("ordinal").over("label") - 0.5) / pl.len().over("label")).to_series()

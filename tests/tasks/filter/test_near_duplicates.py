@@ -30,12 +30,17 @@ def by_the_rule(frame: pl.DataFrame, max_distance: int) -> list[tuple[str | None
     rows.sort(key=lambda row: ORDER.get(splits[row], 2))
     answer: list[tuple[str | None, int | None]] = [(None, None)] * frame.height
     staying: list[int] = []
+    left: dict[int, int] = {}
     for row in rows:
+        if frame["phash"][row] in left:
+            answer[row] = answer[left[frame["phash"][row]]]
+            continue
         distances = [(frame["phash"][row] ^ frame["phash"][other]).bit_count() for other in staying]
         if not distances or min(distances) > max_distance or splits[row] == "test":
             staying.append(row)
         else:
             answer[row] = (frame["sample_id"][staying[distances.index(min(distances))]], min(distances))
+            left[frame["phash"][row]] = row
     return answer
 
 

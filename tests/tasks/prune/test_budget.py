@@ -62,7 +62,7 @@ def test_balanced_classes_differ_by_one_unless_they_are_used_up(sizes, wanted):
     kept = shares(sizes, keep_rows=wanted)
     left_over = [quota for quota, size in zip(kept, sizes, strict=True) if quota < size]
     assert max(left_over, default=0) - min(left_over, default=0) <= 1
-    assert all(quota <= max(left_over) for quota, size in zip(kept, sizes, strict=True) if quota == size and left_over)
+    assert all(quota <= min(left_over) + 1 for quota, size in zip(kept, sizes, strict=True) if quota == size and left_over)
 
 
 @pytest.mark.parametrize(

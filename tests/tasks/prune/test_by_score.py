@@ -21,7 +21,7 @@ def scored(scores: list[float | None], labels: list[int] | None = None, name: st
 
 
 def kept(frame: pl.DataFrame, **params: object) -> str:
-    reasons = by_score({"samples": frame}, ByScoreParams(**{"score": "el2n", **params}))["reason"]
+    reasons = by_score({"samples": frame}, ByScoreParams(**{"score": "el2n", **params})).collect()["reason"]
     return "".join(sorted(frame.filter(reasons.is_null())["sample_id"]))
 
 
@@ -43,7 +43,7 @@ def test_keeps_the_part_of_the_ranking_that_the_order_names(params, stay):
 
 def test_says_value_rank_and_which_ranks_stay():
     frame = scored([0.83, 0.1, 0.2, 1.2], labels=[3, 3, 3, 3])
-    reasons = by_score({"samples": frame}, ByScoreParams(score="el2n", order="easiest", keep_rows=2, cut_off=0.25))["reason"]
+    reasons = by_score({"samples": frame}, ByScoreParams(score="el2n", order="easiest", keep_rows=2, cut_off=0.25)).collect()["reason"]
     assert reasons.to_list() == [
         "el2n 0.83: rank 3 of 4 in class 3, easiest first; ranks 1 to 2 stay",
         None,
@@ -70,7 +70,7 @@ def test_each_class_has_its_own_ranking():
 def test_infinity_is_the_hardest_and_a_missing_score_leaves():
     frame = scored([math.inf, 2.0, NAN, None, 0.0], name="forgetting")
     assert kept(frame, score="forgetting", order="hardest", keep_rows=1) == "a"
-    lines = by_score({"samples": frame}, ByScoreParams(score="forgetting", order="easiest", keep_rows=2))
+    lines = by_score({"samples": frame}, ByScoreParams(score="forgetting", order="easiest", keep_rows=2)).collect()
     missing = ("no forgetting to rank by: null or NaN", "rejected")
     assert lines.rows()[1:] == [(None, None), missing, missing, (None, None)]
     assert lines["kind"][0] == "dropped"

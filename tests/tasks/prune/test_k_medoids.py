@@ -21,7 +21,7 @@ def samples(vectors_ND: np.ndarray, labels: list[int] | None = None) -> pl.DataF
 
 
 def choose(frame: pl.DataFrame, vectors_ND: np.ndarray, seed: int = 0, **params: object) -> pl.DataFrame:
-    chosen = k_medoids({"samples": frame}, {"embedding": vectors_ND}, KMedoidsParams(**params), Draw(seed, "prune.k_medoids"))
+    chosen = k_medoids({"samples": frame}, {"embedding": vectors_ND}, KMedoidsParams(**params), Draw(seed, "prune.k_medoids")).collect()
     return frame.hstack(chosen)
 
 

@@ -13,13 +13,13 @@ def samples(labels: list[int | None]) -> pl.DataFrame:
 
 
 def kept(frame: pl.DataFrame, seed: int = 0, **budget: object) -> set[str]:
-    reasons = random({"samples": frame}, RandomParams(**budget), Draw(seed, "prune.random"))["reason"]
+    reasons = random({"samples": frame}, RandomParams(**budget), Draw(seed, "prune.random")).collect()["reason"]
     return set(frame.filter(reasons.is_null())["sample_id"])
 
 
 def test_keeps_as_many_of_each_class_and_says_why_the_others_leave():
     frame = samples([0] * 30 + [1] * 20)
-    reasons = random({"samples": frame}, RandomParams(images_per_class=5), Draw(0, "prune.random"))["reason"]
+    reasons = random({"samples": frame}, RandomParams(images_per_class=5), Draw(0, "prune.random")).collect()["reason"]
     stay = frame.filter(reasons.is_null())["label"].value_counts().sort("label")
     assert stay["count"].to_list() == [5, 5]
     assert set(reasons.drop_nulls()) == {"not among the 5 drawn from 30 in class 0", "not among the 5 drawn from 20 in class 1"}
@@ -32,7 +32,7 @@ def test_without_balance_needs_no_label():
 
 
 def test_a_row_without_a_label_leaves_with_that_reason():
-    reasons = random({"samples": samples([0, None, 0])}, RandomParams(keep_rows=2), Draw(0, "prune.random"))["reason"]
+    reasons = random({"samples": samples([0, None, 0])}, RandomParams(keep_rows=2), Draw(0, "prune.random")).collect()["reason"]
     assert reasons.to_list() == [None, "no label, which balance: label goes by", None]
 
 

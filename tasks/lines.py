@@ -1,0 +1,77 @@
+"""What a select operator says of the rows: a line for each, checked, and worked through in windows."""
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+import polars as pl
+
+from stillroom.errors import StageError
+from tasks.specs import StageSpec
+
+__all__ = ["Lines"]
+
+WINDOW_ROWS = 65_536
+
+
+class Lines:
+    """The lines of a select operator, one for each row of its inputs.
+
+    Args:
+        spec: the stage.
+        given: what the operator gave back, eager or lazy; see `stillroom.operators.select`.
+        expected: how many rows each input has.
+
+    Raises:
+        StageError: a row has no line or two, or a line has no row.
+    """
+
+    def __init__(self, spec: StageSpec, given: pl.DataFrame | pl.LazyFrame, expected: Mapping[str, int]) -> None:
+        self._spec, self._expected = spec, expected
+        self.columns = given.lazy().collect_schema().names()
+        alone = pl.lit(next(iter(expected))).alias("input")
+        self._given = given.lazy() if "input" in self.columns else given.lazy().with_columns(alone)
+        self.count = int(self._given.select(pl.len()).collect().item())
+        self._stays_B = np.zeros(self.count, bool)
+        self._check()
+
+    def left(self) -> Iterator[pl.DataFrame]:
+        """The lines of rows that leave, in windows: input, row, reason and kind, never null. To be gone through before `kept`."""
+        for start, window in self._windows("reason", "kind"):
+            leaves = window["reason"].is_not_null()
+            self._stays_B[start : start + window.height] = ~leaves.to_numpy()
+            leaving = window.filter(leaves)
+            kind = pl.col("kind").cast(pl.String).fill_null("dropped") if "kind" in leaving.columns else pl.lit("dropped")
+            yield leaving.with_columns(pl.col("reason").cast(pl.String), kind.alias("kind"))
+
+    def kept(self, added: Sequence[str]) -> Iterator[pl.DataFrame]:
+        """The lines of rows that stay, in windows: input, row, and the added columns."""
+        for start, window in self._windows(*added):
+            yield window.filter(pl.Series(self._stays_B[start : start + window.height]))
+
+    def _windows(self, *columns: str) -> Iterator[tuple[int, pl.DataFrame]]:
+        wanted = self._given.select(["input", *(name for name in dict.fromkeys(["row", *columns]) if name in self.columns)])
+        met = dict.fromkeys(self._expected, 0)
+        for start in range(0, self.count, WINDOW_ROWS):
+            window = wanted.slice(start, WINDOW_ROWS).collect()
+            if "row" not in window.columns:
+                first = pl.col("input").cast(pl.String).replace_strict(met, default=0, return_dtype=pl.Int64)
+                window = window.with_columns((first + pl.int_range(pl.len()).over("input")).alias("row"))
+                for name, rows in window["input"].value_counts().iter_rows():
+                    met[name] = met.get(name, 0) + rows
+            yield start, window
+
+    def _check(self) -> None:
+        spec = self._spec
+        seen = {name: np.zeros(rows, bool) for name, rows in self._expected.items()}
+        for _, window in self._windows():
+            for (name,), group in window.partition_by("input", as_dict=True).items():
+                height = self._expected.get(str(name), 0)
+                if not group["row"].is_between(0, height - 1).all(ignore_nulls=False):
+                    problem = f"operator '{spec.operator}' names rows that input '{name}' hasn't"
+                    raise StageError(spec.stage, problem, f"rows count from 0 to {height - 1}")
+                seen[str(name)][group["row"].to_numpy()] = True
+        unique = {name: int(rows.sum()) for name, rows in seen.items()}
+        if unique != self._expected or self.count != sum(self._expected.values()):
+            accounted = {name: rows for name, rows in unique.items() if rows}
+            problem = f"operator '{spec.operator}' accounted for {accounted} of {dict(self._expected)} rows"
+            raise StageError(spec.stage, problem, "an operator must give a line for every row")
