@@ -11,11 +11,20 @@ from hypothesis import settings
 # Two cores and many small nets: threads would only wait for each other. Before torch is imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+os.environ["GX_ANALYTICS_ENABLED"] = "false"
 
 settings.register_profile("fast", max_examples=15, deadline=None)
 settings.register_profile("balanced", max_examples=60, deadline=None)
 settings.register_profile("expensive", max_examples=500, deadline=None)
 settings.load_profile(os.environ.get("STILLROOM_HYPOTHESIS", "fast"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _gates_loaded_once() -> None:
+    """Great Expectations takes three seconds to load, which each of a hundred builds would pay: here the fork server has it already."""
+    from tasks.pool import PRELOAD
+
+    PRELOAD.append("great_expectations")
 
 
 @pytest.fixture(scope="session", autouse=True)

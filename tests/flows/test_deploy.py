@@ -51,7 +51,8 @@ class Nights:
         command = shlex.join([sys.executable, "-c", TELLING, str(self.told)])
         words = ["deploy", str(self.recipe), "--store", str(self.store), "--cron", "0 2 29 2 *", "--name", folder.name, "--on-failure", command]
         code = "from flows.cli.app import main; main()"
-        self.process = subprocess.Popen([sys.executable, "-c", code, *words], cwd=folder, stderr=subprocess.PIPE, text=True)
+        often = {**os.environ, "PREFECT_RUNNER_POLL_FREQUENCY": "1"}
+        self.process = subprocess.Popen([sys.executable, "-c", code, *words], cwd=folder, env=often, stderr=subprocess.PIPE, text=True)
         self.deployment = wait_for(self._deployed, PATIENCE_S)["id"]
 
     def _deployed(self) -> Any:
