@@ -118,7 +118,7 @@ def grown(scratch: Path, sizes: list[int]) -> None:
     few, wide = 10 * len(sizes), 14 * len(spans)
     print(f"{'':<10}{'seconds':>{few}}{'a further row: us':>{wide}}{'us of CPU':>{wide}}{'MB over the start':>{few}}")
     steps = "".join(f"{size:>10,}" for size in sizes)
-    between = "".join(f"{f'{small:,}-{large:,}'.replace(',000', 'k').replace('000k', 'M'):>14}" for small, large in spans)
+    between = "".join(f"{f'{small:,}-{large:,}'.replace(',000,000', 'M').replace(',000', 'k'):>14}" for small, large in spans)
     print(f"{'rows':<10}{steps}{between}{between}{steps}")
     for step in SHOWN:
         of = {size: found[size][step] for size in sizes}

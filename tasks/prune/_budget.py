@@ -46,7 +46,7 @@ class Budget(Params):
 class Pool:
     """Rows that compete with each other: a class, or the whole table.
 
-    `name` is for reasons ("class 3"); `rows` int64 [N] are positions in the frame.
+    `name` is for reasons ("class 3"); `rows` (whole numbers, [R]) are positions in the frame.
     """
 
     def __init__(self, name: str, rows: np.ndarray) -> None:
@@ -56,39 +56,30 @@ class Pool:
 class Verdicts:
     """Which rows leave, why, and whether by choice or for a fault; rows without a label leave where the budget goes by it.
 
-    Reasons are put into words when somebody reads them: of a row a few bytes are held, where its words would take a hundred.
+    Reasons are put into words when somebody reads them: of a row four bytes are held, where its words would take a hundred.
+
+    Args:
+        samples: the rows, N.
+        budget: what the recipe asks for.
+        numbers: what a row's reason may tell of it, [N] each; they may be filled in later.
     """
 
-    def __init__(self, samples: "pl.DataFrame", budget: Budget) -> None:
+    def __init__(self, samples: "pl.DataFrame", budget: Budget, *numbers: np.ndarray) -> None:
         self._said_N = np.zeros(samples.height, np.int32)  # which of `_reasons`; 0: it stays
-        self._numbers: dict[str, np.ndarray] = {}
+        self._numbers = {f"number {place}": values_N for place, values_N in enumerate(numbers)}
         self._reasons: list[str | Callable[..., str]] = [""]
-        self._named: list[list[str]] = [[]]
         self._faults: list[int] = []
         if budget.balance != "none":
-            unlabelled = samples["label"].is_null().arg_true().to_numpy()
-            self.drop(unlabelled, f"no label, which balance: {budget.balance} goes by")
+            self.drop(samples["label"].is_null().arg_true().to_numpy(), f"no label, which balance: {budget.balance} goes by")
 
-    def drop(self, rows: np.ndarray, reason: str | Callable[..., str], **numbers: np.ndarray) -> None:
-        """Not chosen.
-
-        Args:
-            rows: int64 [R], their positions.
-            reason: one for all, or what makes that of a row from the row's own `numbers`, in their order.
-            numbers: [R] each.
-        """
-        if not len(rows):
-            return
+    def drop(self, rows: np.ndarray, reason: str | Callable[..., str]) -> None:
+        """Not chosen: one reason for all of these positions, or what makes that of a row from its `numbers`."""
         self._said_N[rows] = len(self._reasons)
         self._reasons.append(reason)
-        self._named.append(list(numbers))
-        for name, values_R in numbers.items():
-            self._numbers.setdefault(name, np.zeros(len(self._said_N), values_R.dtype))[rows] = values_R
 
     def reject(self, rows: np.ndarray, reason: str) -> None:
         """Not fit to be judged: counts towards the recipe's `max_rejects`."""
-        if len(rows):
-            self._faults.append(len(self._reasons))
+        self._faults.append(len(self._reasons))
         self.drop(rows, reason)
 
     def frame(self, **added: "pl.Series") -> "pl.LazyFrame":
@@ -110,7 +101,7 @@ class Verdicts:
         for said in held["said"].unique():
             reason, where = self._reasons[said], (held["said"] == said).arg_true().to_numpy()
             if callable(reason):
-                numbers = [held[name].gather(where).to_list() for name in self._named[said]]
+                numbers = [held[name].gather(where).to_list() for name in self._numbers]
                 told[where] = [reason(*row) for row in zip(*numbers, strict=True)]
             elif said:
                 told[where] = reason
@@ -122,7 +113,7 @@ def pools(samples: "pl.DataFrame", budget: Budget) -> list[Pool]:
     if budget.balance == "none":
         return [Pool("the table", np.arange(samples.height))]
     groups = samples.select("label").with_row_index("row").drop_nulls().group_by("label").agg("row").sort("label")
-    return [Pool(f"class {label}", rows.to_numpy().astype(np.int64)) for label, rows in zip(groups["label"], groups["row"], strict=True)]
+    return [Pool(f"class {label}", rows.to_numpy()) for label, rows in zip(groups["label"], groups["row"], strict=True)]
 
 
 def quotas(budget: Budget, table_rows: int, sizes: list[int], available: list[int]) -> list[int]:

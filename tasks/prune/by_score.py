@@ -53,7 +53,8 @@ def by_score(frames: "dict[str, pl.DataFrame]", params: ByScoreParams) -> "pl.La
     """
     samples = frames["samples"]
     score_N = _score(samples, params.score)
-    verdicts = Verdicts(samples, params)
+    rank_N = np.zeros(samples.height, np.int32)
+    verdicts = Verdicts(samples, params, score_N, rank_N)
     classes = pools(samples, params)
     ranked = [_ranked(pool, score_N, samples["sample_id"], params.hard_end() == "high") for pool in classes]
     uncut = [len(rows) - rounded(params.cut_off, len(rows)) for rows in ranked]
@@ -62,9 +63,9 @@ def by_score(frames: "dict[str, pl.DataFrame]", params: ByScoreParams) -> "pl.La
         first = {"easiest": 0, "hardest": last - quota, "middle": (last - quota) // 2}[params.order]
         stay = f"ranks {first + 1} to {first + quota} stay" if quota else "none stays"
         cut = f"the hardest {len(rows) - last} are cut off"
+        rank_N[rows] = np.arange(1, len(rows) + 1)
         for begin, end, why in ((0, first, stay), (first + quota, last, stay), (last, len(rows), cut)):
-            said = partial(_said, params.score, f"of {len(rows)} in {pool.name}, easiest first; {why}")
-            verdicts.drop(rows[begin:end], said, score=score_N[rows[begin:end]], rank=np.arange(begin + 1, end + 1, dtype=np.int32))
+            verdicts.drop(rows[begin:end], partial(_said, params.score, f"of {len(rows)} in {pool.name}, easiest first; {why}"))
     return verdicts.frame()
 
 
@@ -73,13 +74,15 @@ def _said(name: str, rest: str, score: float, rank: int) -> str:
 
 
 def _score(samples: "pl.DataFrame", name: str) -> np.ndarray:
-    """The score of each row, float64 [N], NaN where there is none."""
+    """The score of each row, floats [N], NaN where there is none."""
     import polars as pl
 
     column = samples[name]
     if not column.dtype.is_numeric():
         raise InputError(f"score '{name}'", f"holds {column.dtype}, not numbers")
-    score_N = column.cast(pl.Float64).fill_null(float("nan")).to_numpy()
+    # Floats without nulls are taken as they lie in the frame's file.
+    exact = column if column.dtype.is_float() else column.cast(pl.Float64)
+    score_N = exact.fill_null(float("nan")).to_numpy()
     if samples.height and np.isnan(score_N).all():
         raise InputError(f"score '{name}'", f"all {samples.height} rows are null or NaN")
     return score_N

@@ -41,7 +41,8 @@ def k_medoids(frames: "dict[str, pl.DataFrame]", vectors: dict[str, np.ndarray],
     import polars as pl
 
     samples, vectors_ND = frames["samples"], vectors[params.vectors]
-    verdicts = Verdicts(samples, params)
+    medoid_N, distance_N = np.zeros(samples.height, np.int64), np.zeros(samples.height)
+    verdicts = Verdicts(samples, params, medoid_N, distance_N)
     cluster_size: list[int | None] = [None] * samples.height
     ids = samples["sample_id"]
     classes = pools(samples, params)
@@ -59,8 +60,8 @@ def k_medoids(frames: "dict[str, pl.DataFrame]", vectors: dict[str, np.ndarray],
         found = cluster(_points(vectors_ND[rows], params.normalise), quota, draw.generator(pool.name), params.exact_rows)
         for medoid, size in zip(rows[found.medoids], np.bincount(found.nearest, minlength=quota), strict=True):
             cluster_size[medoid] = int(size)
-        others = np.setdiff1d(np.arange(len(rows)), found.medoids)
-        verdicts.drop(rows[others], partial(_said, ids), medoid=rows[found.medoids[found.nearest[others]]], distance=found.distance[others])
+        medoid_N[rows], distance_N[rows] = rows[found.medoids[found.nearest]], found.distance
+        verdicts.drop(np.delete(rows, found.medoids), partial(_said, ids))
     return verdicts.frame(cluster_size=pl.Series(cluster_size, dtype=pl.Int32))
 
 

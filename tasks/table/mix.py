@@ -37,16 +37,19 @@ def mix(frames: "dict[str, pl.DataFrame]", params: MixParams, draw: Draw) -> "pl
     """
     import polars as pl
 
+    from tasks.repeats import hashed, met_twice
+
     names = sorted(frames, key=_place)
     # Small types, and text only where rows are read: millions of lines have to fit.
-    inputs, row = pl.Enum(names), pl.int_range(pl.len(), dtype=pl.Int64)
-    lines = pl.concat([frames[name].select("sample_id", pl.lit(name, inputs).alias("input"), row.alias("row")) for name in names])
+    lines = pl.concat([frames[name].select("sample_id", pl.lit(name, pl.Enum(names)).alias("input")) for name in names])
     reasons = [f"duplicate of a row in {name}" for name in names]
     said_L = np.full(lines.height, -1, np.int32)
     first = pl.col("input").first().over("sample_id").to_physical()
-    alike = lines.with_row_index("line").filter(pl.col("sample_id").hash(seed=0).is_duplicated())
-    twins = alike.select("line", first.alias("first"), twin=~pl.col("sample_id").is_first_distinct()).filter("twin")
-    said_L[twins["line"].to_numpy()] = twins["first"].to_numpy()
+    ids = hashed(lines["sample_id"])
+    if len(twice := met_twice([ids])):
+        alike = lines.with_row_index("line").filter(ids.is_in(twice.implode()))
+        twins = alike.select("line", first.alias("first"), twin=~pl.col("sample_id").is_first_distinct()).filter("twin")
+        said_L[twins["line"].to_numpy()] = twins["first"].to_numpy()
     if params.weights is not None:
         _over_their_shares(lines, _shares(params.weights, names), draw, said_L, reasons)
     said = pl.Series("reason", said_L)

@@ -18,8 +18,8 @@ DRAW = Draw(7, "table.mix")
 def run(inputs: dict[str, list[str]], draw: Draw = DRAW, **params: object) -> pl.DataFrame:
     frames = {name: pl.DataFrame({"sample_id": pl.Series(ids, dtype=pl.String)}) for name, ids in inputs.items()}
     lines = mix(frames, MixParams(**params), draw)
-    assert Counter(zip(lines["input"], lines["row"], strict=True)) == Counter((name, row) for name, ids in inputs.items() for row in range(len(ids)))
-    return lines.with_columns(pl.Series("sample_id", [inputs[name][row] for name, row in zip(lines["input"], lines["row"], strict=True)], dtype=pl.String))
+    assert {name: lines.filter(pl.col("input") == name)["sample_id"].to_list() for name in inputs} == inputs
+    return lines
 
 
 def kept(lines: pl.DataFrame) -> list[str]:
