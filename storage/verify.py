@@ -116,7 +116,9 @@ def _objects(store: Store, inventory: Inventory) -> list[Finding]:
         found += _leaves(store, f"published/{manifest['table']['fingerprint']}.leaves", manifest["table"]["columns"], manifest["name"], (snapshot,))
         page = f"snapshots/{snapshot.replace('@', '/')}.html"
         raw = store.read(page)
-        if raw is None or not is_whole_text(raw):
+        if raw is None and "imported" not in manifest and f"published/{manifest['table']['fingerprint']}.json" not in inventory.keys:
+            found.append(Finding(page, "left over", "the build ended before the report; `stillroom build` writes it", snapshots=(snapshot,)))
+        elif raw is None or not is_whole_text(raw):
             found.append(
                 Finding(page, "missing" if raw is None else "damaged", "the report; `stillroom build` writes a missing one again", snapshots=(snapshot,))
             )

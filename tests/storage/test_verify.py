@@ -56,6 +56,17 @@ def data_file(store: Path, table: str) -> Path:
     return file
 
 
+def test_a_report_is_missed_once_its_build_was_done_and_not_before(made, mine):
+    (mine / "snapshots/mini/1.html").unlink()
+    assert (only(mine).kind, only(mine).snapshots) == ("missing", ("mini@1",))
+    for told in (mine / "published").glob("*.json"):  # the last word of a build
+        told.unlink()
+    report = verify(Store(mine))
+    assert report.sound and [finding.kind for finding in report.findings] == ["left over"]
+    assert build_recipe(made.parent / "mini.yaml", mine, workers=1).snapshot == "mini@1"
+    assert verify(Store(mine)).findings == []
+
+
 def test_an_untouched_store_and_its_copy_are_sound(made, mine):
     for store in (made, mine):
         report = verify(Store(store))
