@@ -16,6 +16,10 @@ CHOICES = {
     "EL2N, easiest": "{op: prune.by_score, from: looks, score: el2n, order: easiest, keep: KEEP, balance: label}",
     "EL2N, middle": "{op: prune.by_score, from: looks, score: el2n, order: middle, keep: KEEP, balance: label}",
     "EL2N, hardest": "{op: prune.by_score, from: looks, score: el2n, order: hardest, keep: KEEP, balance: label}",
+    "CCS on EL2N, 10 % cut off": "{op: prune.ccs, from: looks, score: el2n, cut_off: 10%, keep: KEEP, balance: label}",
+    "herding on pixels": "{op: prune.herding, from: looks, vectors: embedding, keep: KEEP, balance: label}",
+    "moderate on pixels": "{op: prune.moderate, from: looks, vectors: embedding, keep: KEEP, balance: label}",
+    "k-center on pixels": "{op: prune.k_center, from: looks, vectors: embedding, keep: KEEP, balance: label}",
     "k-medoids on pixels": "{op: prune.k_medoids, from: looks, vectors: embedding, keep: KEEP, balance: label}",
 }
 RECIPE = """name: selection
@@ -41,7 +45,7 @@ def main() -> None:
     parser.add_argument("--keep", default="10%")
     parser.add_argument("--seeds", type=int, default=10)
     args = parser.parse_args()
-    print(f"{'choice':<22}{'images':>8}{'test accuracy, 95 %':>28}{'points over random':>27}")
+    print(f"{'choice':<28}{'images':>8}{'test accuracy, 95 %':>28}{'points over random':>27}")
     with tempfile.TemporaryDirectory() as folder:
         for name, choice in CHOICES.items():
             path = Path(folder) / "selection.yaml"
@@ -51,7 +55,7 @@ def main() -> None:
             arm = next(arm for arm in proof["arms"] if arm["arm"] == "candidate.hard")
             gain = next(line for line in proof["differences"] if line["against"] == "control.hard")
             accuracy, over = [100 * arm[key] for key in ("accuracy", "low", "high")], [100 * gain[key] for key in ("gain", "low", "high")]
-            print("{:<22}{:>8}{:>12.1f} % [{:.1f}, {:.1f}]{:>+14.1f} [{:+.1f}, {:+.1f}]".format(name, arm["rows"], *accuracy, *over))
+            print("{:<28}{:>8}{:>12.1f} % [{:.1f}, {:.1f}]{:>+14.1f} [{:+.1f}, {:+.1f}]".format(name, arm["rows"], *accuracy, *over))
 
 
 if __name__ == "__main__":

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from tasks.prune._vectors import on_grid
+
 __all__ = ["Clustering", "k_medoids"]
 
 # N rows, D numbers a row, K medoids; M some of the rows, B a block of them
@@ -53,7 +55,7 @@ def k_medoids(vectors_ND: np.ndarray, count: int, rng: np.random.Generator, exac
         rng: for the start.
         exact_rows: the most rows of one distance matrix, which takes 4 · exact_rows² bytes; 100 or more.
     """
-    grid_ND, step = _on_grid(vectors_ND)
+    grid_ND, step = on_grid(vectors_ND)
     if count == len(grid_ND):
         medoids_K = np.arange(count)
     elif len(grid_ND) <= exact_rows:
@@ -63,20 +65,6 @@ def k_medoids(vectors_ND: np.ndarray, count: int, rng: np.random.Generator, exac
     medoids_K = np.sort(medoids_K)
     nearest_N, distance_N = _assign(grid_ND, medoids_K)
     return Clustering(medoids_K, nearest_N, distance_N * step)
-
-
-def _on_grid(vectors_ND: np.ndarray) -> tuple[np.ndarray, float]:
-    """Vectors in whole multiples of a power of two, float64 [N, D], and that power.
-
-    BLAS adds in an order that depends on threads and machine. Of whole numbers below 2^53 every
-    order gives the same sum: each is kept to so many bits that D squares of differences fit.
-    """
-    bits = (53 - 2 - int(np.ceil(np.log2(vectors_ND.shape[1])))) // 2
-    largest = float(np.abs(vectors_ND).max())
-    step = 2.0 ** (int(np.frexp(largest)[1]) - bits)
-    grid_ND = vectors_ND.astype(np.float64)
-    grid_ND /= step
-    return np.rint(grid_ND, out=grid_ND), step
 
 
 def _blocks(rows: int, width: int) -> Iterator[slice]:

@@ -8,18 +8,17 @@ import pyarrow as pa
 from pydantic import Field
 
 from stillroom.operators import Draw, select
-from tasks.prune._budget import Budget, Verdicts, pools, quotas
+from tasks.prune._budget import Verdicts, pools, quotas
 from tasks.prune._medoids import k_medoids as cluster
+from tasks.prune._vectors import VectorBudget, finite, scaled
 
 if TYPE_CHECKING:
     import polars as pl
 
 
-class KMedoidsParams(Budget):
+class KMedoidsParams(VectorBudget):
     """Parameters of `prune.k_medoids`."""
 
-    vectors: str = Field(default="embedding", description="Vector column between whose values distances are taken.")
-    normalise: bool = Field(default=False, description="Scale each vector to length 1 first, so that distance grows with the angle alone.")
     exact_rows: int = Field(default=6000, ge=100, description="A class of more rows is treated in random parts, each of 4 · exact_rows² bytes.")
 
 
@@ -46,18 +45,13 @@ def k_medoids(frames: "dict[str, pl.DataFrame]", vectors: dict[str, np.ndarray],
     cluster_size: list[int | None] = [None] * samples.height
     ids = samples["sample_id"]
     classes = pools(samples, params)
-    finite = []
-    for pool in classes:
-        usable = np.isfinite(vectors_ND[pool.rows]).all(axis=1)
-        verdicts.reject(pool.rows[~usable], f"{params.vectors} holds NaN or infinity")
-        rows = pool.rows[usable]
-        finite.append(rows[draw.order(ids.gather(rows))])
-    kept = quotas(params, samples.height, [len(pool.rows) for pool in classes], [len(rows) for rows in finite])
-    for pool, rows, quota in zip(classes, finite, kept, strict=True):
+    usable = [rows[draw.order(ids.gather(rows))] for rows in finite(verdicts, classes, vectors_ND, params.vectors)]
+    kept = quotas(params, samples.height, [len(pool.rows) for pool in classes], [len(rows) for rows in usable])
+    for pool, rows, quota in zip(classes, usable, kept, strict=True):
         if quota == 0:
             verdicts.drop(rows, f"no row of {pool.name} stays")
             continue
-        found = cluster(_points(vectors_ND[rows], params.normalise), quota, draw.generator(pool.name), params.exact_rows)
+        found = cluster(scaled(vectors_ND[rows], params.normalise), quota, draw.generator(pool.name), params.exact_rows)
         for medoid, size in zip(rows[found.medoids], np.bincount(found.nearest, minlength=quota), strict=True):
             cluster_size[medoid] = int(size)
         medoid_N[rows], distance_N[rows] = rows[found.medoids[found.nearest]], found.distance
@@ -67,11 +61,3 @@ def k_medoids(frames: "dict[str, pl.DataFrame]", vectors: dict[str, np.ndarray],
 
 def _said(ids: "pl.Series", medoid: int, distance: float) -> str:
     return f"nearest medoid {ids[medoid]} at distance {distance:.4g}"
-
-
-def _points(vectors_ND: np.ndarray, normalise: bool) -> np.ndarray:
-    """The vectors, each of length 1 where asked (float64); one of zeros stays so."""
-    if not normalise:
-        return vectors_ND
-    lengths_N = np.sqrt(np.square(vectors_ND, dtype=np.float64).sum(axis=1, keepdims=True))
-    return vectors_ND / np.where(lengths_N == 0, 1, lengths_N)

@@ -53,7 +53,11 @@ stages:
   looks: {op: score.embed, from: apart, net: pixels, side_px: 8, channels: 1}
   drawn: {op: prune.random, from: looks.train, keep: 50%}
   ranked: {op: prune.by_score, from: looks.train, score: phash, hard: high, order: middle, keep: 50%}
-  both: {op: table.mix, from: {drawn: drawn, ranked: ranked}, weights: {drawn: 2, ranked: 1}}
+  strata: {op: prune.ccs, from: ranked, score: phash, hard: high, cut_off: 10%, keep: 90%}
+  herd: {op: prune.herding, from: strata, keep: 90%}
+  centers: {op: prune.k_center, from: herd, keep: 90%}
+  usual: {op: prune.moderate, from: centers, keep: 90%}
+  both: {op: table.mix, from: {drawn: drawn, ranked: usual}, weights: {drawn: 2, ranked: 1}}
   core: {op: prune.k_medoids, from: looks.train, vectors: embedding, keep: 60%, balance: label}
   hardness: {op: score.dynamics, from: core, net: "cnn:4", epochs: 1, el2n_epochs: [1], seeds: 1}
   bought: {op: ingest.model, from: {check_on: apart.validation}, file: model.safetensors, net: "cnn:4", side_px: 8, channels: 1, mean: [0.3], std: [0.4], classes: classes.txt}

@@ -1,0 +1,66 @@
+"""What choices by a score share: which end is hard, the ranking, and the cut-off at its hard end."""
+
+from typing import TYPE_CHECKING, Literal, Self
+
+import numpy as np
+from pydantic import Field, model_validator
+
+from schemas.quantities import Fraction
+from stillroom.errors import InputError
+from tasks.prune._budget import Budget, Pool
+
+if TYPE_CHECKING:
+    import polars as pl
+
+__all__ = ["HARD_END", "ScoreBudget", "ranked", "score_of"]
+
+# Which end of a score belongs to the hard rows, by the definitions in docs/operators/prune/by_score.md.
+HARD_END = {"el2n": "high", "grand": "high", "forgetting": "high", "entropy": "high", "loss": "high", "aum": "low", "margin": "low", "confidence": "low"}
+
+
+class ScoreBudget(Budget):
+    """The parameters that choices by a score share."""
+
+    score: str = Field(description="Column with the score.")
+    hard: Literal["high", "low"] | None = Field(default=None, description="The end of the score at which rows are hard; known for " + ", ".join(HARD_END) + ".")
+    cut_off: Fraction = Field(
+        default=0.0, lt=1, description="Share of each class's ranked rows to leave out first, at the hard end, where wrong labels gather."
+    )
+
+    @model_validator(mode="after")
+    def _known_end(self) -> Self:
+        if self.hard is None and self.score not in HARD_END:
+            raise ValueError(f"which end of '{self.score}' is hard isn't known; give hard: high or hard: low")
+        return self
+
+    def hard_end(self) -> str:
+        """The end of the score at which rows are hard: "high" or "low"."""
+        return self.hard or HARD_END[self.score]
+
+
+def score_of(samples: "pl.DataFrame", name: str) -> np.ndarray:
+    """The score of each row, floats [N], NaN where there is none.
+
+    Raises:
+        InputError: it is no number, or no row has one.
+    """
+    import polars as pl
+
+    column = samples[name]
+    if not column.dtype.is_numeric():
+        raise InputError(f"score '{name}'", f"holds {column.dtype}, not numbers")
+    # Floats without nulls are taken as they lie in the frame's file.
+    exact = column if column.dtype.is_float() else column.cast(pl.Float64)
+    score_N = exact.fill_null(float("nan")).to_numpy()
+    if samples.height and np.isnan(score_N).all():
+        raise InputError(f"score '{name}'", f"all {samples.height} rows are null or NaN")
+    return score_N
+
+
+def ranked(pool: Pool, score_N: np.ndarray, ids: "pl.Series", hard_end: str) -> np.ndarray:
+    """The pool's rows that have a score, from easy to hard, ties by id."""
+    import polars as pl
+
+    rows = pool.rows[~np.isnan(score_N[pool.rows])]
+    hardness_R = score_N[rows] if hard_end == "high" else -score_N[rows]
+    return rows[pl.DataFrame({"hardness": hardness_R, "id": ids.gather(rows)}).select(pl.arg_sort_by("hardness", "id")).to_series().to_numpy()]

@@ -1,0 +1,21 @@
+"""What tests of choices share: rows with vectors, and an operator run on them."""
+
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+__all__ = ["choose", "kept"]
+
+
+def choose(operator: Any, vectors_ND: np.ndarray, labels: list[int] | None = None, ids: list[str] | None = None, **params: object) -> pl.DataFrame:
+    """The rows with what became of them; they are called sample0000, sample0001, … unless `ids` says otherwise."""
+    names = ids or [f"sample{place:04}" for place in range(len(vectors_ND))]
+    frame = pl.DataFrame({"sample_id": names, "label": labels or [0] * len(vectors_ND)})
+    lines = operator({"samples": frame}, {"embedding": vectors_ND}, operator.params(**params))
+    return frame.hstack(lines.collect())
+
+
+def kept(chosen: pl.DataFrame) -> set[str]:
+    """The ids of the rows that stay."""
+    return set(chosen.filter(pl.col("reason").is_null())["sample_id"])
