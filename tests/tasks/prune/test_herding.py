@@ -34,14 +34,6 @@ def test_the_mean_of_what_stays_is_nearer_to_that_of_all_than_a_random_choice_s(
     assert off < min(random) / 4
 
 
-def test_a_larger_budget_keeps_what_a_smaller_one_keeps_and_no_order_of_rows_counts():
-    points_ND = np.random.default_rng(1).normal(size=(60, 4)).astype(np.float32)
-    few, more = (kept(choose(herding, points_ND, keep_rows=rows)) for rows in (10, 25))
-    assert few < more
-    order = np.random.default_rng(2).permutation(60)
-    assert kept(choose(herding, points_ND[order], ids=[f"sample{row:04}" for row in order], keep_rows=10)) == few
-
-
 def test_each_class_has_its_quota_and_its_own_mean():
     points_ND = np.concatenate([np.zeros((20, 2)), np.full((4, 2), 9.0)]).astype(np.float32)
     chosen = choose(herding, points_ND, [0] * 20 + [1] * 4, images_per_class=6)

@@ -35,14 +35,6 @@ def test_takes_the_middle_then_always_the_farthest_and_says_who_is_nearest():
     assert chosen["reason"].drop_nulls().to_list() == ["nearest center sample0003 at distance 1", "nearest center sample0002 at distance 1"]
 
 
-def test_a_larger_budget_keeps_what_a_smaller_one_keeps_and_no_order_of_rows_counts():
-    points_ND = np.random.default_rng(1).normal(size=(60, 4)).astype(np.float32)
-    few, more = (kept(choose(k_center, points_ND, keep_rows=rows)) for rows in (10, 25))
-    assert few < more
-    order = np.random.default_rng(2).permutation(60)
-    assert kept(choose(k_center, points_ND[order], ids=[f"sample{row:04}" for row in order], keep_rows=10)) == few
-
-
 def test_twins_fill_a_budget_that_exceeds_the_different_rows():
     assert len(kept(choose(k_center, np.zeros((5, 2), np.float32), keep_rows=4))) == 4
 

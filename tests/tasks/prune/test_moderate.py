@@ -26,14 +26,6 @@ def test_outliers_and_the_middle_leave_and_say_where_they_are():
     assert chosen["reason"][0] == "10 from the mean, where the median is 1: rank 4 of 5 in class 0 by closeness to it; the first 2 stay"
 
 
-def test_a_larger_budget_keeps_what_a_smaller_one_keeps_and_no_order_of_rows_counts():
-    points_ND = np.random.default_rng(1).normal(size=(60, 4)).astype(np.float32)
-    few, more = (kept(choose(moderate, points_ND, keep_rows=rows)) for rows in (10, 25))
-    assert few < more
-    order = np.random.default_rng(2).permutation(60)
-    assert kept(choose(moderate, points_ND[order], ids=[f"sample{row:04}" for row in order], keep_rows=10)) == few
-
-
 def test_rows_without_a_usable_vector_are_rejected_and_a_class_of_none_but_these_is_empty():
     points_ND = np.array([[0.0], [1.0], [np.nan]], np.float32)
     assert choose(moderate, points_ND, [0, 0, 1], images_per_class=1)["kind"].to_list() == [None, "dropped", "rejected"]
