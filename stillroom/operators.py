@@ -263,9 +263,9 @@ def select(
     its input; may be left out where lines are in the input's order), `input` (its name; may be
     left out where there is one input), and `kind` ("rejected" for a fault; left out, rows are
     dropped). `split`, `label` and `source` are in a frame wherever the input has them. Kept rows
-    come out in the order of the lines. A lazy frame is collected in windows of its lines: reasons
-    of millions of rows then never stand in memory together. `prepare` names a row operator that
-    runs first, under those of the parameters that it shares.
+    come out in the order of the lines. A lazy frame, of expressions that go row by row, is collected
+    in windows, more than once: reasons of millions of rows then never stand in memory together.
+    `prepare` names a row operator that runs first, under those of the parameters that it shares.
     """
     return _decorator(
         "select",

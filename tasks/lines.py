@@ -22,7 +22,7 @@ class Lines:
         expected: how many rows each input has.
 
     Raises:
-        StageError: a row has no line or two, or a line has no row.
+        StageError: a row has no line or two, a line has no row, or a lazy frame comes out in another order each time.
     """
 
     def __init__(self, spec: StageSpec, given: pl.DataFrame | pl.LazyFrame, expected: Mapping[str, int]) -> None:
@@ -32,6 +32,7 @@ class Lines:
         self._given = given.lazy() if "input" in self.columns else given.lazy().with_columns(alone)
         self.count = int(self._given.select(pl.len()).collect().item())
         self._stays_B = np.zeros(self.count, bool)
+        self._met: dict[int, int] = {}
         self._check()
 
     def left(self) -> Iterator[pl.DataFrame]:
@@ -46,7 +47,8 @@ class Lines:
     def kept(self, added: Sequence[str]) -> Iterator[pl.DataFrame]:
         """The lines of rows that stay, in windows: input, row, and the added columns."""
         for start, window in self._windows(*added):
-            yield window.filter(pl.Series(self._stays_B[start : start + window.height]))
+            if (staying := window.filter(pl.Series(self._stays_B[start : start + window.height]))).height:
+                yield staying
 
     def _windows(self, *columns: str) -> Iterator[tuple[int, pl.DataFrame]]:
         wanted = self._given.select(["input", *(name for name in dict.fromkeys(["row", *columns]) if name in self.columns)])
@@ -58,6 +60,11 @@ class Lines:
                 window = window.with_columns((first + pl.int_range(pl.len()).over("input")).alias("row"))
                 for name, rows in window["input"].value_counts().iter_rows():
                     met[name] = met.get(name, 0) + rows
+            # A lazy frame that sorts or groups may come out otherwise each time; then a line would say of one row what another is.
+            rows = int(window.select(pl.struct("input", "row", pl.int_range(pl.len()).alias("place")).hash(seed=0).sum()).item())
+            if self._met.setdefault(start, rows) != rows:
+                problem = f"operator '{self._spec.operator}' gave a lazy frame whose lines come in another order each time"
+                raise StageError(self._spec.stage, problem, "collect it before it is given back")
             yield start, window
 
     def _check(self) -> None:
