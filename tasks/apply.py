@@ -17,6 +17,7 @@ from stillroom.fields import heavy_kind
 from stillroom.operators import Rows, Work, call
 from stillroom.stored import hashes
 from stillroom.tables import BaseTable, MemoryTable
+from tasks.lines import frame_columns
 
 if TYPE_CHECKING:
     from stillroom.snapshots import Snapshot
@@ -103,10 +104,8 @@ def _select(found: Any, table: MemoryTable, tables: dict[str, BaseTable], offer:
     vectors: dict[str, Any] = {}
     for name, each in tables.items():
         declared = found.inputs.get(name) or found.inputs["*"]
-        wanted = declared.vector_columns(offer["params"])
-        columns = [column for column in dict.fromkeys(["sample_id", *declared.columns(offer["params"])]) if column not in wanted]
-        frames[name] = each.frame(columns + [column for column in ("split", "label", "source") if column in each.schema.names and column not in columns])
-        vectors |= {column: each.vectors(column) for column in wanted}
+        frames[name] = each.frame(frame_columns(declared, offer["params"], each.schema))
+        vectors |= {column: each.vectors(column) for column in declared.vector_columns(offer["params"])}
     lines: pl.DataFrame = call(found.fn, offer | {"frames": frames, "vectors": vectors}).lazy().collect()
     if "input" in lines.columns:
         lines = lines.filter(pl.col("input") == first)

@@ -19,7 +19,7 @@ from stillroom.stores import Store
 from storage.tally import checked_tally
 from storage.tombstones import read_tombstones
 from tasks.earlier import Earlier, units_of
-from tasks.lines import Lines
+from tasks.lines import Lines, frame_columns
 from tasks.pool import report_progress
 from tasks.repeats import hashed, met_twice
 from tasks.rows import Removed, check_given, concat_references, fit, leave_out, references, split_rows
@@ -135,11 +135,8 @@ def select_job(spec: StageSpec) -> Part:
     flowing = []
     for name, table in run.inputs.items():
         declared = run.declared(name)
-        wanted = declared.vector_columns(run.params)
-        columns = [column for column in dict.fromkeys(["sample_id", *declared.columns(run.params)]) if column not in wanted]
-        optional = [column for column in ("split", "label", "source") if column in table.schema.names and column not in columns]
-        frames[name] = table.frame(columns + optional)
-        vectors |= {column: table.vectors(column) for column in wanted}
+        frames[name] = table.frame(frame_columns(declared, run.params, table.schema))
+        vectors |= {column: table.vectors(column) for column in declared.vector_columns(run.params)}
         if not declared.reference:
             flowing.append(name)
     lines = Lines(spec, call(run.operator.fn, run.offer(frames=frames, vectors=vectors)), {name: frames[name].height for name in flowing})

@@ -4,13 +4,22 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import polars as pl
+import pyarrow as pa
 
 from stillroom.errors import StageError
+from stillroom.operators import Input, Params
 from tasks.specs import StageSpec
 
-__all__ = ["Lines"]
+__all__ = ["Lines", "frame_columns"]
 
 WINDOW_ROWS = 65_536
+
+
+def frame_columns(declared: Input, params: Params, schema: pa.Schema) -> list[str]:
+    """The light columns that a select operator sees of an input: those that it requires, and split, label and source where they are."""
+    vectors = declared.vector_columns(params)
+    columns = [name for name in dict.fromkeys(["sample_id", *declared.columns(params)]) if name not in vectors]
+    return columns + [name for name in ("split", "label", "source") if name in schema.names and name not in columns]
 
 
 class Lines:

@@ -13,6 +13,7 @@ from stillroom.records import TableRef
 from stillroom.stored import AT_TYPE, StoredTable, table_bytes, with_hashes
 from stillroom.stores import Store
 from storage.space import SMALL_BYTES, mean_bytes, spread
+from tasks.lines import frame_columns
 from tasks.rows import references
 from tasks.specs import StageSpec
 
@@ -48,7 +49,7 @@ def bytes_needed(spec: StageSpec, operator: Operator) -> int:
 
 
 def _rows_bytes(operator: Operator, params: Params, inputs: dict[str, StoredTable]) -> int:
-    """Rows that go through: what they carry, what is added, and for a select its vectors in a file."""
+    """Rows that go through: what they carry, what is added, and for a select its light columns and vectors in files."""
     flowing = {name: table for name, table in inputs.items() if _flows(operator, name)}
     if operator.shape != "select":
         flowing = dict(list(flowing.items())[:1])
@@ -61,8 +62,10 @@ def _rows_bytes(operator: Operator, params: Params, inputs: dict[str, StoredTabl
     total = 0
     for name, table in flowing.items():
         total += int(table.rows * (_carried_bytes(table) + copies * width + REMOVED_BYTES))
-        vectors = (operator.inputs.get(name) or operator.inputs["*"]).vector_columns(params)
-        total += sum(table.rows * _width(table.schema.field(column).type, heavy) for column in vectors)
+        declared = operator.inputs.get(name) or operator.inputs["*"]
+        total += sum(table.rows * _width(table.schema.field(column).type, heavy) for column in declared.vector_columns(params))
+        if operator.shape == "select":
+            total += int(table.rows * mean_bytes(_sampled(table).select(frame_columns(declared, params, table.schema))))
     return total
 
 
@@ -73,13 +76,16 @@ def _flows(operator: Operator, name: str) -> bool:
 
 def _carried_bytes(table: StoredTable) -> float:
     """What one row of an input takes in the next stage's table: light values, and a hash and a place for each heavy one."""
-    # Of the whole table, of which a split is a part: where its rows are would have to be looked up first.
-    whole = StoredTable(table.store, replace(table.ref, split=None))
-    if not whole.rows:
-        return 0.0
-    rows = references(whole, spread(whole.rows, SAMPLED_ROWS))
+    rows = _sampled(table)
     light = rows.select([field.name for field in rows.schema if field.type != AT_TYPE])
     return mean_bytes(light) + PLACE_BYTES * (rows.num_columns - light.num_columns)
+
+
+def _sampled(table: StoredTable) -> pa.Table:
+    """Rows from all over a table, as a next stage would store them."""
+    # Of the whole table, of which a split is a part: where its rows are would have to be looked up first.
+    whole = StoredTable(table.store, replace(table.ref, split=None))
+    return references(whole, spread(whole.rows, SAMPLED_ROWS))
 
 
 def _heavy_bytes(table: StoredTable) -> int:
