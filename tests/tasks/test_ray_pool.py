@@ -50,7 +50,7 @@ stages:
   agreed: {op: filter.teacher_agreement, from: {samples: slow, teacher: teacher}, min_probability: 0.05}
 """
 
-# A third party's operator: it notes which node works on which rows, and takes its time.
+# A third party's operator: it notes which node works on which rows, and takes its time; on a node that is to be held, all of it.
 SLOW = """
     import sys, time
     from pathlib import Path
@@ -67,7 +67,7 @@ SLOW = """
     @row(version=1, adds={"first": pa.bool_()})
     def slow(batch, params: Slow):
         Path(params.folder, f"{node()}.{batch['sample_id'][0]}").touch()
-        time.sleep(1)
+        time.sleep(600 if Path(params.folder, "held", node()).exists() else 1)
         return Rows(batch.append_column("first", pa.array([place == 0 for place in range(batch.num_rows)])))
 """
 
@@ -151,6 +151,9 @@ def test_two_nodes_share_the_work_and_give_the_same_digests(plain, cluster, pool
 @pytest.mark.slow
 def test_a_node_lost_in_between_changes_no_digest(plain, cluster, pool, tmp_path):
     doomed = cluster.add_node(num_cpus=1, object_store_memory=100 << 20)
+    held = tmp_path / "marks" / "held" / doomed.node_id
+    held.parent.mkdir(parents=True)
+    held.touch()
     found: dict[str, Record] = {}
     builder = threading.Thread(target=lambda: found.update(build(tmp_path / "marks", tmp_path / "store", pool)))
     builder.start()
