@@ -9,6 +9,7 @@ import tempfile
 from base64 import b64decode, b64encode
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -51,9 +52,6 @@ SCAN = {"batch_readahead": 1, "fragment_readahead": 1, "io_buffer_size": 8 << 20
 FIELD = b"stillroom.field"
 # Of light columns on their way into a frame.
 BATCH_ROWS = 65_536
-# Each partition of a row operator asks for its input's: a process keeps the last ones.
-MAX_POSITIONS = 2
-_positions: dict[tuple[Any, ...], np.ndarray] = {}
 
 
 def hash_field(name: str) -> pa.Field:
@@ -177,6 +175,11 @@ class StoredTable(BaseTable):
         return self._opened["rows"]
 
     @property
+    def whole(self) -> "StoredTable":
+        """The same version with the rows of all splits."""
+        return StoredTable(self.store, replace(self.ref, split=None))
+
+    @property
     def dataset(self) -> Any:
         """The Lance dataset of this version."""
         if self._pid not in (0, os.getpid()) or _first_read[0] not in (0, os.getpid()):
@@ -194,14 +197,7 @@ class StoredTable(BaseTable):
     def positions(self) -> np.ndarray:
         """Positions in the whole table of this view's rows, int64."""
         if "positions" not in self._opened:
-            ref, key = self.ref, (self.store.uri, self.ref.name, self.ref.version, self.ref.fingerprint, self.ref.split)
-            found = np.arange(self.rows) if ref.split is None else _positions.get(key)
-            if found is None:
-                found = self._of_split(str(ref.split))
-                while len(_positions) >= MAX_POSITIONS:
-                    _positions.pop(next(iter(_positions)), None)
-                _positions[key] = found
-            self._opened["positions"] = found
+            self._opened["positions"] = np.arange(self.rows) if self.ref.split is None else _of_split(self.store.uri, self.ref)
         return self._opened["positions"]
 
     def take(self, rows: Sequence[int] | np.ndarray, columns: Sequence[str] | None = None) -> pa.Table:
@@ -264,25 +260,12 @@ class StoredTable(BaseTable):
 
     def _stream(self, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
         """Light columns of all rows, as Lance hands them out."""
-        import pyarrow.compute as pc
-
         names = list(dict.fromkeys([*columns, *(["split"] if self.ref.split is not None else [])]))
         batches = iter(ask(self.store.uri, lambda: self.dataset.scanner(columns=names, batch_size=BATCH_ROWS, **SCAN).to_batches()))
         while (batch := ask(self.store.uri, lambda: next(batches, None))) is not None:
             if self.ref.split is not None:
-                batch = batch.filter(pc.fill_null(pc.equal(batch["split"], self.ref.split), False))
+                batch = batch.filter(_in_split(batch, self.ref))
             yield batch.select(list(columns))
-
-    def _of_split(self, split: str) -> np.ndarray:
-        """Positions of a split's rows in the whole table, int64."""
-        import pyarrow.compute as pc
-
-        found, first = [np.zeros(0, np.int64)], 0
-        for batch in StoredTable(self.store, replace(self.ref, split=None))._stream(["split"]):
-            mask = pc.fill_null(pc.equal(batch.column(0), split), False)
-            found.append(first + np.flatnonzero(mask.to_numpy(zero_copy_only=False)))
-            first += batch.num_rows
-        return np.concatenate(found)
 
     def _stored(self, name: str) -> str:
         return name if name in self.dataset.schema.names else f"{name}_at"
@@ -322,6 +305,23 @@ class StoredTable(BaseTable):
             self._opened[origin] = _open(self.store, record.table.name, record.table.version)
         values = one_array(ask(self.store.uri, lambda: self._opened[origin].take(rows, columns=[field.name])[field.name]))
         return values.cast(field.type) if values.type != field.type else values
+
+
+@lru_cache(maxsize=2)  # each partition of a row operator asks for those of its input
+def _of_split(store: str, ref: TableRef) -> np.ndarray:
+    """Positions of a split's rows in the whole table, int64."""
+    found, first = [np.zeros(0, np.int64)], 0
+    for batch in StoredTable(Store(store), ref).whole._stream(["split"]):
+        found.append(first + np.flatnonzero(_in_split(batch, ref).to_numpy(zero_copy_only=False)))
+        first += batch.num_rows
+    return np.concatenate(found)
+
+
+def _in_split(batch: pa.RecordBatch, ref: TableRef) -> pa.Array:
+    """Whether each row is in the split that a reference asks for."""
+    import pyarrow.compute as pc
+
+    return pc.fill_null(pc.equal(batch["split"], ref.split), False)
 
 
 def _viewed(kind: pa.DataType) -> pa.DataType:

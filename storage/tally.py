@@ -4,13 +4,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
-import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from stillroom.digests import TableDigest
 from stillroom.errors import StoreError
 from stillroom.fields import light_names
+from stillroom.repeats import hashed, met_twice
 from stillroom.stored import AT_TYPE, StoredTable, logical_schema
 
 __all__ = ["Tally", "checked_tally"]
@@ -40,7 +40,7 @@ class Tally:
         """Take in the next rows."""
         self.digest.update(batch)
         if self._has_ids:
-            self._ids.append(_hashed(batch["sample_id"]))
+            self._ids.append(hashed(batch["sample_id"]))
         for name in self._places:
             if name in batch.schema.names:
                 self.origins.update(filter(None, pc.unique(batch[name].field("origin")).to_pylist()))
@@ -53,10 +53,7 @@ class Tally:
 
     def repeated(self) -> np.ndarray:
         """Hashes, uint64, of sample ids that came more than once, or of different ones that happen to share a hash."""
-        hashes = np.concatenate([np.zeros(0, np.uint64), *self._ids])
-        self._ids = [hashes]
-        hashes.sort()
-        return np.unique(hashes[1:][hashes[1:] == hashes[:-1]])
+        return met_twice(self._ids)
 
     def as_json(self) -> dict[str, Any]:
         """Rows, digest, roots and leaves of the columns, where heavy values are, and whether an id may have come twice."""
@@ -97,14 +94,8 @@ def _unique(table: StoredTable, doubtful: np.ndarray) -> bool:
         return True
     seen: set[str] = set()
     for batch in table.scan(["sample_id"], 8192):
-        for sample in batch["sample_id"].filter(pa.array(np.isin(_hashed(batch["sample_id"]), doubtful))).to_pylist():
+        for sample in batch["sample_id"].filter(pa.array(np.isin(hashed(batch["sample_id"]), doubtful))).to_pylist():
             if sample in seen:
                 return False
             seen.add(sample)
     return True
-
-
-def _hashed(ids: pa.Array) -> np.ndarray:
-    series = pl.from_arrow(ids)
-    assert isinstance(series, pl.Series)
-    return series.hash(seed=0).to_numpy()

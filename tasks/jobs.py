@@ -14,6 +14,7 @@ from stillroom.errors import StageError
 from stillroom.fields import heavy_names
 from stillroom.operators import Rows, Unit, call
 from stillroom.records import Record, TableRef
+from stillroom.repeats import hashed, met_twice
 from stillroom.stored import StoredTable, physical_schema, with_hashes
 from stillroom.stores import Store
 from storage.tally import checked_tally
@@ -21,7 +22,6 @@ from storage.tombstones import read_tombstones
 from tasks.earlier import Earlier, units_of
 from tasks.lines import Lines, frame_columns
 from tasks.pool import report_progress
-from tasks.repeats import hashed, met_twice
 from tasks.rows import Removed, check_given, concat_references, fit, leave_out, references, split_rows
 from tasks.specs import Part, StageSpec
 from tasks.stage_run import StageRun, read_ipc, to_ipc
@@ -126,8 +126,7 @@ def _matched(run: StageRun, earlier: Earlier) -> pl.DataFrame | None:
 def select_job(spec: StageSpec) -> Part:
     """Run a select operator over the light columns of its inputs and write the rows that it keeps.
 
-    Its lines are worked through in windows, once for the rows that stay and once for those that leave:
-    what must fit in memory is what the operator itself holds of each row.
+    Its lines are worked through in windows: what must fit in memory is what the operator itself holds of each row.
     """
     run = StageRun(spec)
     frames: dict[str, pl.DataFrame] = {}
@@ -245,10 +244,10 @@ def duplicates_job(spec: StageSpec, units: list[str]) -> dict[str, dict[int, tup
     frames: list[pl.DataFrame] = []
     if len(twice := met_twice(hashes.values())):
         for name, of_unit in hashes.items():
-            suspect = of_unit.is_in(twice.implode())
+            suspect = np.isin(of_unit, twice)
             number = pl.int_range(pl.len()).cast(pl.Int64).alias("number")
             if suspect.any():
-                frames.append(idents(name, IDENT_SCHEMA.names).with_columns(pl.lit(name).alias("unit"), number).filter(suspect))
+                frames.append(idents(name, IDENT_SCHEMA.names).with_columns(pl.lit(name).alias("unit"), number).filter(pl.Series(suspect)))
     if not frames:
         return {}
     alike = pl.concat(frames)

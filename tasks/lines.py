@@ -35,10 +35,8 @@ class Lines:
     """
 
     def __init__(self, spec: StageSpec, given: pl.DataFrame | pl.LazyFrame, expected: Mapping[str, int]) -> None:
-        self._spec, self._expected = spec, expected
-        self.columns = given.lazy().collect_schema().names()
-        alone = pl.lit(next(iter(expected))).alias("input")
-        self._given = given.lazy() if "input" in self.columns else given.lazy().with_columns(alone)
+        self._spec, self._given, self._expected = spec, given.lazy(), expected
+        self.columns = self._given.collect_schema().names()
         self.count = int(self._given.select(pl.len()).collect().item())
         self._stays_B = np.zeros(self.count, bool)
         self._met: dict[int, int] = {}
@@ -60,10 +58,14 @@ class Lines:
                 yield staying
 
     def _windows(self, *columns: str) -> Iterator[tuple[int, pl.DataFrame]]:
-        wanted = self._given.select(["input", *(name for name in dict.fromkeys(["row", *columns]) if name in self.columns)])
+        wanted = [name for name in dict.fromkeys(["input", "row", *columns]) if name in self.columns]
         met = dict.fromkeys(self._expected, 0)
         for start in range(0, self.count, WINDOW_ROWS):
-            window = wanted.slice(start, WINDOW_ROWS).collect()
+            # Where nothing is wanted nothing is collected: Polars would work a column out, perhaps the reasons, to know how long it is.
+            window = self._given.select(wanted).slice(start, WINDOW_ROWS).collect() if wanted else pl.DataFrame()
+            if "input" not in window.columns:
+                alone = pl.repeat(next(iter(met)), min(WINDOW_ROWS, self.count - start), eager=True).alias("input")
+                window = pl.DataFrame([alone, *window])
             if "row" not in window.columns:
                 first = pl.col("input").cast(pl.String).replace_strict(met, default=0, return_dtype=pl.Int64)
                 window = window.with_columns((first + pl.int_range(pl.len()).over("input")).alias("row"))

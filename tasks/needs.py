@@ -1,7 +1,6 @@
 """Needs: how many bytes of disk a stage will take, about, from what comes in and what it adds."""
 
 import os
-from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -83,18 +82,16 @@ def _carried_bytes(table: StoredTable) -> float:
 
 def _sampled(table: StoredTable) -> pa.Table:
     """Rows from all over a table, as a next stage would store them."""
-    # Of the whole table, of which a split is a part: where its rows are would have to be looked up first.
-    whole = StoredTable(table.store, replace(table.ref, split=None))
-    return references(whole, spread(whole.rows, SAMPLED_ROWS))
+    # A split's own rows would have to be looked up first.
+    return references(table.whole, spread(table.whole.rows, SAMPLED_ROWS))
 
 
 def _heavy_bytes(table: StoredTable) -> int:
     """The size of a picture, text or the like among the rows, for those that an operator makes."""
     names = [name for name in heavy_names(table.schema) if heavy_kind(table.schema.field(name)) != "vector"]
-    whole = StoredTable(table.store, replace(table.ref, split=None))
-    if not whole.rows or not names:
+    if not table.whole.rows or not names:
         return HEAVY_BYTES
-    return int(mean_bytes(whole.take(spread(whole.rows, 16), names[:1])))
+    return int(mean_bytes(table.whole.take(spread(table.whole.rows, 16), names[:1])))
 
 
 def _width(kind: pa.DataType, heavy: int) -> int:

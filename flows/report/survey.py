@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 
 from stillroom.fields import label_names
 from stillroom.operators import Table
+from stillroom.repeats import hashed
 
 __all__ = ["NO_LABEL", "Leavers", "Survey", "find_rows", "survey", "survey_removed"]
 
@@ -107,7 +108,6 @@ def survey_removed(removed: Table, shown: int) -> list[Leavers]:
     for batch in removed.scan(["sample_id", "source", "reason", "kind"], batch_size=_BATCH_ROWS) if removed.rows else ():
         rows = _leaving(batch)
         told = rows.group_by(by, maintain_order=True).agg(pl.len(), low=pl.col("reason").min(), high=pl.col("reason").max())
-        # Beyond so many groups, one more for all the rest of a kind; a batch's rows are given to those that there are then.
         for kind, shape, count, low, high in told.iter_rows():
             key = _group(kind, shape, groups)
             groups.setdefault(key, Leavers(*key)).rows += count
@@ -138,10 +138,11 @@ def _leaving(batch: pa.RecordBatch) -> pl.DataFrame:
         pl.when(pl.col("kind") != "").then("kind").otherwise(pl.lit("dropped")).alias("kind"),
     )
     shape = pl.col("reason").str.replace_all(_HEXADECIMAL, "…").str.replace_all(_NUMBER, "${1}…")
-    return rows.with_columns(shape=shape, hash=pl.col("sample_id").hash(seed=0))
+    return rows.with_columns(pl.Series("hash", hashed(rows["sample_id"])), shape=shape)
 
 
 def _group(kind: str, shape: str, groups: dict[tuple[str, str], Leavers]) -> tuple[str, str]:
+    """The group of a kind and shape of reason; where there are too many, the one for all the rest of that kind."""
     return (kind, shape) if (kind, shape) in groups or len(groups) < _MAX_REASONS else (kind, "other reasons")
 
 
@@ -196,7 +197,7 @@ class _Smallest:
 
     def add(self, sample_ids: pa.Array, labels_B: pa.Array, synthetic_B: pa.Array) -> None:
         """Look at the next B rows."""
-        hashes_B = pl.Series(sample_ids).hash(seed=0).to_numpy()
+        hashes_B = hashed(sample_ids)
         encoded = labels_B.dictionary_encode()
         codes = 2 * np.array([self.codes.setdefault(label, len(self.codes)) for label in encoded.dictionary.to_pylist()], np.int64)
         self.hashes_P = np.concatenate([self.hashes_P, hashes_B])

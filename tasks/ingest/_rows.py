@@ -5,12 +5,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pyarrow as pa
 
 from stillroom.errors import InputError
 from stillroom.fields import label_names
 from stillroom.images import MAX_PIXELS, ImageFault, as_stored
 from stillroom.operators import Rows
+from stillroom.repeats import hashed, met_twice
 from tasks.ingest._columns import Roles, id_column, plain
 from tasks.ingest._samples import SPLITS, content_id, rejecting
 
@@ -56,8 +58,6 @@ def repeated(columns: Sequence[tuple[str, Callable[[], Iterable[pa.Array]]]]) ->
     """
     import polars as pl
 
-    from tasks.repeats import hashed, met_twice
-
     twice = met_twice(hashed(ids.drop_nulls()) for _, read in columns for ids in _ids(read))
     first: dict[str, str] = {}
     found: dict[str, list[tuple[int, str]]] = {}
@@ -65,7 +65,7 @@ def repeated(columns: Sequence[tuple[str, Callable[[], Iterable[pa.Array]]]]) ->
         start = 0
         for ids in _ids(read):
             frame = pl.DataFrame({"id": ids}).with_row_index("row", offset=start)
-            for row, id_ in frame.filter(ids.is_not_null() & hashed(ids).is_in(twice.implode())).iter_rows():
+            for row, id_ in frame.filter(ids.is_not_null() & pl.Series(np.isin(hashed(ids), twice))).iter_rows():
                 place = f"{origin}:{row}"
                 if first.setdefault(id_, place) != place:
                     found.setdefault(origin, []).append((row, first[id_]))

@@ -1,5 +1,6 @@
 """What choices by a score share: which end is hard, the ranking, and the cut-off at its hard end."""
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Literal, Self
 
 import numpy as np
@@ -7,12 +8,12 @@ from pydantic import Field, model_validator
 
 from schemas.quantities import Fraction
 from stillroom.errors import InputError
-from tasks.prune._budget import Budget, Pool
+from tasks.prune._budget import Budget, Pool, Verdicts, pools, quotas, rounded
 
 if TYPE_CHECKING:
     import polars as pl
 
-__all__ = ["HARD_END", "ScoreBudget", "ranked", "score_of"]
+__all__ = ["HARD_END", "ScoreBudget", "contests", "score_of"]
 
 # Which end of a score belongs to the hard rows, by the definitions in docs/operators/prune/by_score.md.
 HARD_END = {"el2n": "high", "grand": "high", "forgetting": "high", "entropy": "high", "loss": "high", "aum": "low", "margin": "low", "confidence": "low"}
@@ -57,7 +58,18 @@ def score_of(samples: "pl.DataFrame", name: str) -> np.ndarray:
     return score_N
 
 
-def ranked(pool: Pool, score_N: np.ndarray, ids: "pl.Series", hard_end: str) -> np.ndarray:
+def contests(samples: "pl.DataFrame", score_N: np.ndarray, params: ScoreBudget, verdicts: Verdicts) -> Iterator[tuple[Pool, np.ndarray, int, int]]:
+    """Of each class: its rows from easy to hard, ties by id, how many of these aren't cut off, and how many stay; rows without a score are rejected."""
+    classes = pools(samples, params)
+    rankings = [_ranked(pool, score_N, samples["sample_id"], params.hard_end()) for pool in classes]
+    uncut = [len(rows) - rounded(params.cut_off, len(rows)) for rows in rankings]
+    kept = quotas(params, samples.height, [len(pool.rows) for pool in classes], uncut)
+    for pool, rows, last, quota in zip(classes, rankings, uncut, kept, strict=True):
+        verdicts.reject(pool.rows[np.isnan(score_N[pool.rows])], f"no {params.score} to rank by: null or NaN")
+        yield pool, rows, last, quota
+
+
+def _ranked(pool: Pool, score_N: np.ndarray, ids: "pl.Series", hard_end: str) -> np.ndarray:
     """The pool's rows that have a score, from easy to hard, ties by id."""
     import polars as pl
 

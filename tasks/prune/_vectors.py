@@ -1,13 +1,19 @@
-"""What choices by vectors share: rows without a usable vector, lengths, and a grid on which sums are exact."""
+"""What choices by vectors share: who competes with whom for how many places, and a grid on which sums are exact."""
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import numpy as np
 from pydantic import Field
 
-from tasks.prune._budget import Budget, Pool, Verdicts
+from tasks.prune._budget import Budget, Pool, Verdicts, pools, quotas
 
-__all__ = ["VectorBudget", "finite", "on_grid", "scaled"]
+if TYPE_CHECKING:
+    import polars as pl
 
-# N rows, D numbers a row
+__all__ = ["VectorBudget", "contests", "on_grid"]
+
+# N rows, R of them in a contest, D numbers a row
 
 
 class VectorBudget(Budget):
@@ -17,17 +23,23 @@ class VectorBudget(Budget):
     normalise: bool = Field(default=False, description="Scale each vector to length 1 first, so that distance grows with the angle alone.")
 
 
-def finite(verdicts: Verdicts, classes: list[Pool], vectors_ND: np.ndarray, name: str) -> list[np.ndarray]:
-    """The rows of each class whose vector is one; those with NaN or infinity in it are rejected."""
-    found = []
-    for pool in classes:
-        usable = np.isfinite(vectors_ND[pool.rows]).all(axis=1)
-        verdicts.reject(pool.rows[~usable], f"{name} holds NaN or infinity")
-        found.append(pool.rows[usable])
-    return found
+def contests(samples: "pl.DataFrame", vectors_ND: np.ndarray, params: VectorBudget, verdicts: Verdicts) -> Iterator[tuple[Pool, np.ndarray, np.ndarray, int]]:
+    """Of each class: the rows that compete in the order of their ids, their vectors (of length 1 where asked), and how many stay.
+
+    Rows with NaN or infinity in their vector are rejected. A class of which none is left has no contest.
+    """
+    classes = pools(samples, params)
+    usable = [np.isfinite(vectors_ND[pool.rows]).all(axis=1) for pool in classes]
+    kept = quotas(params, samples.height, [len(pool.rows) for pool in classes], [int(finite_R.sum()) for finite_R in usable])
+    for pool, finite_R, quota in zip(classes, usable, kept, strict=True):
+        verdicts.reject(pool.rows[~finite_R], f"{params.vectors} holds NaN or infinity")
+        rows = pool.rows[finite_R]
+        by_id = rows[samples["sample_id"].gather(rows).arg_sort().to_numpy()]
+        if len(by_id):
+            yield pool, by_id, _scaled(vectors_ND[by_id], params.normalise), quota
 
 
-def scaled(vectors_ND: np.ndarray, normalise: bool) -> np.ndarray:
+def _scaled(vectors_ND: np.ndarray, normalise: bool) -> np.ndarray:
     """The vectors, each of length 1 where asked (float64); one of zeros stays so."""
     if not normalise:
         return vectors_ND
@@ -35,13 +47,14 @@ def scaled(vectors_ND: np.ndarray, normalise: bool) -> np.ndarray:
     return vectors_ND / np.where(lengths_N == 0, 1, lengths_N)
 
 
-def on_grid(vectors_ND: np.ndarray) -> tuple[np.ndarray, float]:
+def on_grid(vectors_ND: np.ndarray, spare_bits: int = 0) -> tuple[np.ndarray, float]:
     """Vectors in whole multiples of a power of two, float64 [N, D], and that power.
 
     BLAS adds in an order that depends on threads and machine. Of whole numbers below 2^53 every
-    order gives the same sum: each is kept to so many bits that D squares of differences fit.
+    order gives the same sum: each is kept to so many bits that D squares of differences fit,
+    and `spare_bits` fewer where more than differences is summed up.
     """
-    bits = (53 - 2 - int(np.ceil(np.log2(vectors_ND.shape[1])))) // 2
+    bits = (53 - 2 - int(np.ceil(np.log2(vectors_ND.shape[1])))) // 2 - spare_bits
     largest = float(np.abs(vectors_ND).max())
     step = 2.0 ** (int(np.frexp(largest)[1]) - bits)
     grid_ND = vectors_ND.astype(np.float64)

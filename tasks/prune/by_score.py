@@ -7,8 +7,8 @@ import numpy as np
 from pydantic import Field
 
 from stillroom.operators import select
-from tasks.prune._budget import Verdicts, pools, quotas, rounded
-from tasks.prune._scores import ScoreBudget, ranked, score_of
+from tasks.prune._budget import Verdicts
+from tasks.prune._scores import ScoreBudget, contests, score_of
 
 if TYPE_CHECKING:
     import polars as pl
@@ -36,11 +36,7 @@ def by_score(frames: "dict[str, pl.DataFrame]", params: ByScoreParams) -> "pl.La
     score_N = score_of(samples, params.score)
     rank_N = np.zeros(samples.height, np.int32)
     verdicts = Verdicts(samples, params, score_N, rank_N)
-    classes = pools(samples, params)
-    rankings = [ranked(pool, score_N, samples["sample_id"], params.hard_end()) for pool in classes]
-    uncut = [len(rows) - rounded(params.cut_off, len(rows)) for rows in rankings]
-    for pool, rows, last, quota in zip(classes, rankings, uncut, quotas(params, samples.height, [len(pool.rows) for pool in classes], uncut), strict=True):
-        verdicts.reject(pool.rows[np.isnan(score_N[pool.rows])], f"no {params.score} to rank by: null or NaN")
+    for pool, rows, last, quota in contests(samples, score_N, params, verdicts):
         first = {"easiest": 0, "hardest": last - quota, "middle": (last - quota) // 2}[params.order]
         stay = f"ranks {first + 1} to {first + quota} stay" if quota else "none stays"
         cut = f"the hardest {len(rows) - last} are cut off"

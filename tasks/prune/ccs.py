@@ -7,8 +7,8 @@ import numpy as np
 from pydantic import Field
 
 from stillroom.operators import Draw, select
-from tasks.prune._budget import Verdicts, pools, quotas, rounded
-from tasks.prune._scores import ScoreBudget, ranked, score_of
+from tasks.prune._budget import Verdicts
+from tasks.prune._scores import ScoreBudget, contests, score_of
 
 if TYPE_CHECKING:
     import polars as pl
@@ -35,24 +35,19 @@ def ccs(frames: "dict[str, pl.DataFrame]", params: CcsParams, draw: Draw) -> "pl
     """
     samples = frames["samples"]
     score_N = score_of(samples, params.score)
-    stratum_N, size_N, kept_N = (np.zeros(samples.height, np.int32) for _ in range(3))
-    verdicts = Verdicts(samples, params, score_N, stratum_N, size_N, kept_N)
-    classes = pools(samples, params)
-    rankings = [ranked(pool, score_N, samples["sample_id"], params.hard_end()) for pool in classes]
-    uncut = [len(rows) - rounded(params.cut_off, len(rows)) for rows in rankings]
-    for pool, rows, last, quota in zip(classes, rankings, uncut, quotas(params, samples.height, [len(pool.rows) for pool in classes], uncut), strict=True):
-        verdicts.reject(pool.rows[np.isnan(score_N[pool.rows])], f"no {params.score} to rank by: null or NaN")
+    stratum_N = np.zeros(samples.height, np.int32)
+    verdicts = Verdicts(samples, params, score_N, stratum_N)
+    for pool, rows, last, quota in contests(samples, score_N, params, verdicts):
         verdicts.drop(rows[last:], partial(_cut, params.score, f"the hardest {len(rows) - last} of {len(rows)} in {pool.name} are cut off"))
         left = rows[:last]
         stratum_R = stratum_N[left] = strata(score_N[left], params.strata)
-        sizes = np.bincount(stratum_R, minlength=params.strata)
-        kept = even_shares(sizes, quota)
-        size_N[left], kept_N[left] = sizes[stratum_R], kept[stratum_R]
+        sizes_S = np.bincount(stratum_R, minlength=params.strata)
+        kept_S = even_shares(sizes_S, quota)
         drawn = left[draw.order(samples["sample_id"].gather(left))]
         # The place of each row among those of its stratum, in the order in which they are drawn.
         by_stratum = drawn[np.argsort(stratum_N[drawn], kind="stable")]
-        place_R = np.arange(len(left)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
-        verdicts.drop(by_stratum[place_R >= kept_N[by_stratum]], partial(_drawn, params.score, f"of {params.strata} in {pool.name}"))
+        place_R = np.arange(len(left)) - np.repeat(np.cumsum(sizes_S) - sizes_S, sizes_S)
+        verdicts.drop(by_stratum[place_R >= kept_S[stratum_N[by_stratum]]], partial(_drawn, params.score, pool.name, sizes_S, kept_S))
     return verdicts.frame()
 
 
@@ -75,9 +70,9 @@ def even_shares(sizes_S: np.ndarray, wanted: int) -> np.ndarray:
     return kept_S
 
 
-def _cut(name: str, why: str, score: float, stratum: int, size: int, kept: int) -> str:
+def _cut(name: str, why: str, score: float, stratum: int) -> str:
     return f"{name} {score:.4g}: {why}"
 
 
-def _drawn(name: str, where: str, score: float, stratum: int, size: int, kept: int) -> str:
-    return f"{name} {score:.4g}: stratum {stratum + 1} {where}, of whose {size} rows {kept} are drawn"
+def _drawn(name: str, pool: str, sizes_S: np.ndarray, kept_S: np.ndarray, score: float, stratum: int) -> str:
+    return f"{name} {score:.4g}: stratum {stratum + 1} of {len(sizes_S)} in {pool}, of whose {sizes_S[stratum]} rows {kept_S[stratum]} are drawn"

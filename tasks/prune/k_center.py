@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from stillroom.operators import select
-from tasks.prune._budget import Verdicts, pools, quotas
-from tasks.prune._vectors import VectorBudget, finite, on_grid, scaled
+from tasks.prune._budget import Verdicts
+from tasks.prune._vectors import VectorBudget, contests, on_grid
 
 if TYPE_CHECKING:
     import polars as pl
@@ -26,20 +26,16 @@ def k_center(frames: "dict[str, pl.DataFrame]", vectors: dict[str, np.ndarray], 
     budget keeps all that a smaller one keeps. No randomness; neither the order of rows nor the number
     of threads counts. Rows with NaN or infinity in their vector are rejected.
     """
-    samples, vectors_ND = frames["samples"], vectors[params.vectors]
+    samples = frames["samples"]
     nearest_N, distance_N = np.zeros(samples.height, np.int64), np.zeros(samples.height)
     verdicts = Verdicts(samples, params, nearest_N, distance_N)
-    classes = pools(samples, params)
-    usable = finite(verdicts, classes, vectors_ND, params.vectors)
-    kept = quotas(params, samples.height, [len(pool.rows) for pool in classes], [len(rows) for rows in usable])
-    for pool, rows, quota in zip(classes, usable, kept, strict=True):
+    for pool, rows, vectors_RD, quota in contests(samples, vectors[params.vectors], params, verdicts):
         if not quota:
             verdicts.drop(rows, f"no row of {pool.name} stays")
             continue
-        by_id = rows[samples["sample_id"].gather(rows).arg_sort().to_numpy()]
-        chosen, nearest_R, distance_N[by_id] = _spread(scaled(vectors_ND[by_id], params.normalise), quota)
-        nearest_N[by_id] = by_id[nearest_R]
-        verdicts.drop(np.delete(by_id, chosen), partial(_said, samples["sample_id"]))
+        chosen, nearest_R, distance_N[rows] = _spread(vectors_RD, quota)
+        nearest_N[rows] = rows[nearest_R]
+        verdicts.drop(np.delete(rows, chosen), partial(_said, samples["sample_id"]))
     return verdicts.frame()
 
 

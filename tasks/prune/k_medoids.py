@@ -8,9 +8,9 @@ import pyarrow as pa
 from pydantic import Field
 
 from stillroom.operators import Draw, select
-from tasks.prune._budget import Verdicts, pools, quotas
+from tasks.prune._budget import Verdicts
 from tasks.prune._medoids import k_medoids as cluster
-from tasks.prune._vectors import VectorBudget, finite, scaled
+from tasks.prune._vectors import VectorBudget, contests
 
 if TYPE_CHECKING:
     import polars as pl
@@ -39,19 +39,18 @@ def k_medoids(frames: "dict[str, pl.DataFrame]", vectors: dict[str, np.ndarray],
     """
     import polars as pl
 
-    samples, vectors_ND = frames["samples"], vectors[params.vectors]
+    samples = frames["samples"]
     medoid_N, distance_N = np.zeros(samples.height, np.int64), np.zeros(samples.height)
     verdicts = Verdicts(samples, params, medoid_N, distance_N)
     cluster_size: list[int | None] = [None] * samples.height
     ids = samples["sample_id"]
-    classes = pools(samples, params)
-    usable = [rows[draw.order(ids.gather(rows))] for rows in finite(verdicts, classes, vectors_ND, params.vectors)]
-    kept = quotas(params, samples.height, [len(pool.rows) for pool in classes], [len(rows) for rows in usable])
-    for pool, rows, quota in zip(classes, usable, kept, strict=True):
-        if quota == 0:
-            verdicts.drop(rows, f"no row of {pool.name} stays")
+    for pool, by_id, vectors_RD, quota in contests(samples, vectors[params.vectors], params, verdicts):
+        if not quota:
+            verdicts.drop(by_id, f"no row of {pool.name} stays")
             continue
-        found = cluster(scaled(vectors_ND[rows], params.normalise), quota, draw.generator(pool.name), params.exact_rows)
+        drawn = draw.order(ids.gather(by_id))
+        rows = by_id[drawn]
+        found = cluster(vectors_RD[drawn], quota, draw.generator(pool.name), params.exact_rows)
         for medoid, size in zip(rows[found.medoids], np.bincount(found.nearest, minlength=quota), strict=True):
             cluster_size[medoid] = int(size)
         medoid_N[rows], distance_N[rows] = rows[found.medoids[found.nearest]], found.distance

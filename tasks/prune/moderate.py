@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from stillroom.operators import select
-from tasks.prune._budget import Verdicts, pools, quotas
-from tasks.prune._vectors import VectorBudget, finite, on_grid, scaled
+from tasks.prune._budget import Verdicts
+from tasks.prune._vectors import VectorBudget, contests, on_grid
 
 if TYPE_CHECKING:
     import polars as pl
@@ -25,21 +25,13 @@ def moderate(frames: "dict[str, pl.DataFrame]", vectors: dict[str, np.ndarray], 
     that say little near it. Ties by sample id; a larger budget keeps all that a smaller one keeps. No
     randomness. Rows with NaN or infinity in their vector are rejected.
     """
-    import polars as pl
-
-    samples, vectors_ND = frames["samples"], vectors[params.vectors]
+    samples = frames["samples"]
     distance_N, rank_N = np.zeros(samples.height), np.zeros(samples.height, np.int32)
     verdicts = Verdicts(samples, params, distance_N, rank_N)
-    classes = pools(samples, params)
-    usable = finite(verdicts, classes, vectors_ND, params.vectors)
-    kept = quotas(params, samples.height, [len(pool.rows) for pool in classes], [len(rows) for rows in usable])
-    for pool, rows, quota in zip(classes, usable, kept, strict=True):
-        if not len(rows):
-            continue
-        distance_R = distance_N[rows] = _from_mean(scaled(vectors_ND[rows], params.normalise))
+    for pool, rows, vectors_RD, quota in contests(samples, vectors[params.vectors], params, verdicts):
+        distance_R = distance_N[rows] = _from_mean(vectors_RD)
         median = float(np.median(distance_R))
-        off = pl.DataFrame({"off": np.abs(distance_R - median), "id": samples["sample_id"].gather(rows)})
-        ranked = rows[off.select(pl.arg_sort_by("off", "id")).to_series().to_numpy()]
+        ranked = rows[np.argsort(np.abs(distance_R - median), kind="stable")]
         rank_N[ranked] = np.arange(1, len(ranked) + 1)
         verdicts.drop(ranked[quota:], partial(_said, median, f"of {len(ranked)} in {pool.name} by closeness to it; the first {quota} stay"))
     return verdicts.frame()

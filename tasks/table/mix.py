@@ -9,6 +9,7 @@ from pydantic import Field
 
 from stillroom.errors import InputError
 from stillroom.operators import Draw, Input, Params, select
+from stillroom.repeats import hashed, met_twice
 
 if TYPE_CHECKING:
     import polars as pl
@@ -37,8 +38,6 @@ def mix(frames: "dict[str, pl.DataFrame]", params: MixParams, draw: Draw) -> "pl
     """
     import polars as pl
 
-    from tasks.repeats import hashed, met_twice
-
     names = sorted(frames, key=_place)
     # Small types, and text only where rows are read: millions of lines have to fit.
     lines = pl.concat([frames[name].select("sample_id", pl.lit(name, pl.Enum(names)).alias("input")) for name in names])
@@ -47,7 +46,7 @@ def mix(frames: "dict[str, pl.DataFrame]", params: MixParams, draw: Draw) -> "pl
     first = pl.col("input").first().over("sample_id").to_physical()
     ids = hashed(lines["sample_id"])
     if len(twice := met_twice([ids])):
-        alike = lines.with_row_index("line").filter(ids.is_in(twice.implode()))
+        alike = lines.with_row_index("line").filter(pl.Series(np.isin(ids, twice)))
         twins = alike.select("line", first.alias("first"), twin=~pl.col("sample_id").is_first_distinct()).filter("twin")
         said_L[twins["line"].to_numpy()] = twins["first"].to_numpy()
     if params.weights is not None:

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import lance
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 import stillroom
@@ -166,6 +168,24 @@ def test_a_failing_gate_publishes_nothing_and_says_what_failed(recipe, store):
     samples = set(stillroom.table("digits.clean", store).frame()["sample_id"])
     assert set(told.split("such as ")[1].split(", ")) < samples
     assert list_snapshots(store) == []
+
+
+def test_a_picture_in_train_and_test_fails_the_leakage_gate(tmp_path, recipe, store):
+    images = [encode_png(np.full((4, 4, 1), shade, np.uint8)) for shade in (1, 2, 3, 4, 1)]
+    folds = ["train", "train", "validation", "test", "test"]
+    pq.write_table(pa.table({"image": images, "key": list("abcde"), "fold": folds}), tmp_path / "pictures.parquet")
+    text = """name: leaky
+stages:
+  raw: {op: ingest.parquet, path: pictures.parquet, id: "column:key"}
+  parts: {op: table.split, from: raw, given: {column: fold}}
+publish:
+  splits: {train: parts.train, validation: parts.validation, test: parts.test}
+"""
+    with pytest.raises(GateError) as error:
+        build_recipe(str(recipe(text)), store, workers=1)
+    assert "leakage: at most 0 training rows in validation or test (no_exact_leaks) failed on 1 of 2 rows, such as a (also in test)" in one_line(error)
+    assert list_snapshots(store) == []
+    assert build_recipe(str(recipe(text + "  require: {max_leaks: 1}\n")), store, workers=1).snapshot == "leaky@1"
 
 
 @pytest.fixture

@@ -252,10 +252,11 @@ def test_one_broken_row_of_a_thousand_leaves_alone(build, store):
     assert frame(store, record)["sample_id"].to_list() == [f"{number:05}" for number in range(1000) if number != 500]
 
 
-@pytest.mark.parametrize("rows", [0, 1, 256, 257, 1000, 40_000])
+@pytest.mark.parametrize("rows", [0, 1, 256, 257, 1000, 40_000, 1_100_000])
 def test_partitions_are_gapless_and_depend_on_the_rows_alone(rows):
     bounds = partitions(rows)
     assert [row for start, stop in bounds for row in range(start, stop)] == list(range(rows))
+    assert len(bounds) <= 256
 
 
 @pytest.mark.parametrize(

@@ -66,3 +66,17 @@ def test_a_lazy_frame_in_another_order_each_time_is_refused():
     given_ = base.lazy().map_batches(lambda part: part.sample(fraction=1, shuffle=True, seed=next(orders)) if part.height else part, schema=base.schema)
     with pytest.raises(StageError, match="another order each time"):
         list(Lines(SPEC, given_, {"samples": 200}).left())
+
+
+def test_each_reason_is_put_into_words_once_and_none_that_stays():
+    worded = []
+
+    def say(numbers: pl.Series) -> pl.Series:
+        worded.extend(numbers.drop_nulls())
+        return pl.Series([None if number is None else f"number {number}" for number in numbers], dtype=pl.String)
+
+    given_ = pl.DataFrame({"number": [1, None, 3, None]}).lazy().select(reason=pl.col("number").map_batches(say, pl.String, is_elementwise=True))
+    lines = Lines(SPEC, given_, {"samples": 4})
+    assert [row for part in lines.left() for row in part["reason"]] == ["number 1", "number 3"]
+    assert [row for part in lines.kept([]) for row in part["row"]] == [1, 3]
+    assert worded == [1, 3]

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 import flows.report.survey as module
 from flows.report.survey import NO_LABEL, find_rows, survey, survey_removed
 from stillroom.fields import label_field
+from stillroom.repeats import hashed
 from stillroom.tables import MemoryTable
 
 
@@ -24,7 +25,7 @@ def table(labels, *, splits=None, synthetic=None, ids=None):
 
 
 def hash_of(sample_id):
-    return pl.Series([sample_id]).hash(seed=0)[0]
+    return hashed(pl.Series([sample_id]))[0]
 
 
 def removed(*rows):

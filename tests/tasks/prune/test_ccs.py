@@ -9,15 +9,12 @@ from hypothesis import strategies as st
 from stillroom.operators import Draw
 from tasks.prune.by_score import ByScoreParams, by_score
 from tasks.prune.ccs import CcsParams, ccs, even_shares, strata
+from tests.tasks.prune.choosing import kept
 
 
 def choose(scores: list[float | None], labels: list[int] | None = None, seed: int = 0, ids: list[str] | None = None, **params: object) -> pl.DataFrame:
     frame = pl.DataFrame({"sample_id": ids or [f"sample{place:04}" for place in range(len(scores))], "label": labels or [0] * len(scores), "el2n": scores})
     return frame.hstack(ccs({"samples": frame}, CcsParams(score="el2n", **params), Draw(seed, "prune.ccs")).collect())
-
-
-def kept(chosen: pl.DataFrame) -> set[str]:
-    return set(chosen.filter(pl.col("reason").is_null())["sample_id"])
 
 
 @given(st.lists(st.integers(0, 60), min_size=1, max_size=20), st.data())

@@ -14,6 +14,7 @@ from threadpoolctl import threadpool_limits
 from stillroom.operators import Draw
 from tasks.prune._medoids import k_medoids as cluster
 from tasks.prune.k_medoids import KMedoidsParams, k_medoids
+from tests.tasks.prune.choosing import kept
 
 
 def samples(vectors_ND: np.ndarray, labels: list[int] | None = None) -> pl.DataFrame:
@@ -23,10 +24,6 @@ def samples(vectors_ND: np.ndarray, labels: list[int] | None = None) -> pl.DataF
 def choose(frame: pl.DataFrame, vectors_ND: np.ndarray, seed: int = 0, **params: object) -> pl.DataFrame:
     chosen = k_medoids({"samples": frame}, {"embedding": vectors_ND}, KMedoidsParams(**params), Draw(seed, "prune.k_medoids")).collect()
     return frame.hstack(chosen)
-
-
-def kept(chosen: pl.DataFrame) -> set[str]:
-    return set(chosen.filter(pl.col("reason").is_null())["sample_id"])
 
 
 def cost(distances_NN: np.ndarray, medoids: tuple[int, ...]) -> float:
