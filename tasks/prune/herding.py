@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from stillroom.operators import select
-from tasks.prune._budget import Verdicts, pools, quotas
-from tasks.prune._vectors import VectorBudget, finite, on_grid, scaled
+from tasks.prune._budget import Verdicts
+from tasks.prune._vectors import VectorBudget, contests, on_grid
 
 if TYPE_CHECKING:
     import polars as pl
@@ -25,31 +25,23 @@ def herding(frames: "dict[str, pl.DataFrame]", vectors: dict[str, np.ndarray], p
     that a smaller one keeps. No randomness; neither the order of rows nor the number of threads counts.
     Rows with NaN or infinity in their vector are rejected.
     """
-    samples, vectors_ND = frames["samples"], vectors[params.vectors]
+    samples = frames["samples"]
     verdicts = Verdicts(samples, params)
-    classes = pools(samples, params)
-    usable = finite(verdicts, classes, vectors_ND, params.vectors)
-    kept = quotas(params, samples.height, [len(pool.rows) for pool in classes], [len(rows) for rows in usable])
-    for pool, rows, quota in zip(classes, usable, kept, strict=True):
-        by_id = rows[samples["sample_id"].gather(rows).arg_sort().to_numpy()]
-        chosen = _herded(scaled(vectors_ND[by_id], params.normalise), quota)
-        verdicts.drop(np.delete(by_id, chosen), f"not among the {quota} of {len(rows)} whose mean is that of {pool.name}")
+    for pool, rows, vectors_RD, quota in contests(samples, vectors[params.vectors], params, verdicts):
+        verdicts.drop(np.delete(rows, _herded(vectors_RD, quota)), f"not among the {quota} of {len(rows)} whose mean is that of {pool.name}")
     return verdicts.frame()
 
 
-def _herded(vectors_ND: np.ndarray, count: int) -> np.ndarray:
+def _herded(vectors_RD: np.ndarray, count: int) -> np.ndarray:
     """Positions of the chosen rows, int64 [count], in the order in which they are chosen."""
-    chosen = np.zeros(count, np.int64)
-    if not count:
-        return chosen
-    grid_ND, _ = on_grid(vectors_ND)
-    # Half the bits less four: what is aimed at may lie outside of where the rows are.
-    grid_ND = np.rint(grid_ND / 16)
-    squares_N = np.square(grid_ND).sum(axis=1)
-    mean_D, sum_D = grid_ND.sum(axis=0) / len(grid_ND), np.zeros(grid_ND.shape[1])
+    # Everything is multiplied by the number of rows, so that the mean is whole as well and ties are ties;
+    # what is aimed at may lie outside of where the rows are.
+    grid_RD, _ = on_grid(vectors_RD, spare_bits=int(np.ceil((np.log2(len(vectors_RD)) + 4) / 2)))
+    chosen, squares_R = np.zeros(count, np.int64), len(grid_RD) * np.square(grid_RD).sum(axis=1)
+    total_D, sum_D = grid_RD.sum(axis=0), np.zeros(grid_RD.shape[1])
     for place in range(count):
-        aim_D = np.rint((place + 1) * mean_D - sum_D)
-        chosen[place] = np.argmin(squares_N - 2 * (grid_ND @ aim_D))
-        sum_D += grid_ND[chosen[place]]
-        squares_N[chosen[place]] = np.inf
+        aim_D = (place + 1) * total_D - len(grid_RD) * sum_D
+        chosen[place] = np.argmin(squares_R - 2 * (grid_RD @ aim_D))
+        sum_D += grid_RD[chosen[place]]
+        squares_R[chosen[place]] = np.inf
     return chosen
