@@ -79,4 +79,4 @@ def test_each_reason_is_put_into_words_once_and_none_that_stays():
     lines = Lines(SPEC, given_, {"samples": 4})
     assert [row for part in lines.left() for row in part["reason"]] == ["number 1", "number 3"]
     assert [row for part in lines.kept([]) for row in part["row"]] == [1, 3]
-    assert worded == [1, 3]
+    assert sorted(worded) == [1, 3]  # polars may give a window to several threads
