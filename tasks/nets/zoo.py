@@ -11,7 +11,7 @@ from stillroom.errors import InputError
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["NetName", "build", "check_net", "feature_size", "head_names"]
+__all__ = ["NetName", "build", "check_net", "feature_size", "head_names", "refuse_statistics"]
 
 
 class _Net(NamedTuple):
@@ -96,6 +96,16 @@ def feature_size(net: str, *, channels: int, side_px: int) -> int:
         # Whether a size will do, timm knows no other way: too many pools, or a fixed number of positions.
         except RuntimeError as error:
             raise InputError(f"net '{net}'", f"images of {side_px} px don't pass through it", _own_size(net)) from error
+
+
+def refuse_statistics(net: "nn.Module", name: str) -> None:
+    """Refuse a net with running statistics (batch norm) where only weights can be matched.
+
+    Raises:
+        InputError: it has some.
+    """
+    if next(net.buffers(), None) is not None:
+        raise InputError("net", f"{name} keeps running statistics, which can't be matched", "take convnet3 or mlp")
 
 
 def head_names(net: str) -> tuple[str, ...]:
