@@ -8,35 +8,32 @@ from pydantic import Field, model_validator
 
 from schemas.quantities import Fraction
 from stillroom.errors import InputError
+from tasks.hardness import KNOWN_ENDS, hard_end
 from tasks.prune._budget import Budget, Pool, Verdicts, pools, quotas, rounded
 
 if TYPE_CHECKING:
     import polars as pl
 
-__all__ = ["HARD_END", "ScoreBudget", "contests", "score_of"]
-
-# Which end of a score belongs to the hard rows, by the definitions in docs/operators/prune/by_score.md.
-HARD_END = {"el2n": "high", "grand": "high", "forgetting": "high", "entropy": "high", "loss": "high", "aum": "low", "margin": "low", "confidence": "low"}
+__all__ = ["ScoreBudget", "contests", "score_of"]
 
 
 class ScoreBudget(Budget):
     """The parameters that choices by a score share."""
 
     score: str = Field(description="Column with the score.")
-    hard: Literal["high", "low"] | None = Field(default=None, description="The end of the score at which rows are hard; known for " + ", ".join(HARD_END) + ".")
+    hard: Literal["high", "low"] | None = Field(default=None, description=KNOWN_ENDS)
     cut_off: Fraction = Field(
         default=0.0, lt=1, description="Share of each class's ranked rows to leave out first, at the hard end, where wrong labels gather."
     )
 
     @model_validator(mode="after")
     def _known_end(self) -> Self:
-        if self.hard is None and self.score not in HARD_END:
-            raise ValueError(f"which end of '{self.score}' is hard isn't known; give hard: high or hard: low")
+        hard_end(self.score, self.hard)
         return self
 
     def hard_end(self) -> str:
         """The end of the score at which rows are hard: "high" or "low"."""
-        return self.hard or HARD_END[self.score]
+        return hard_end(self.score, self.hard)
 
 
 def score_of(samples: "pl.DataFrame", name: str) -> np.ndarray:
@@ -69,10 +66,10 @@ def contests(samples: "pl.DataFrame", score_N: np.ndarray, params: ScoreBudget, 
         yield pool, rows, last, quota
 
 
-def _ranked(pool: Pool, score_N: np.ndarray, ids: "pl.Series", hard_end: str) -> np.ndarray:
+def _ranked(pool: Pool, score_N: np.ndarray, ids: "pl.Series", end: str) -> np.ndarray:
     """The pool's rows that have a score, from easy to hard, ties by id."""
     import polars as pl
 
     rows = pool.rows[~np.isnan(score_N[pool.rows])]
-    hardness_R = score_N[rows] if hard_end == "high" else -score_N[rows]
+    hardness_R = score_N[rows] if end == "high" else -score_N[rows]
     return rows[pl.DataFrame({"hardness": hardness_R, "id": ids.gather(rows)}).select(pl.arg_sort_by("hardness", "id")).to_series().to_numpy()]
