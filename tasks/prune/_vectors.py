@@ -1,4 +1,4 @@
-"""What choices by vectors share: who competes with whom for how many places, and a grid on which sums are exact."""
+"""What choices by vectors share: who competes with whom for how many places."""
 
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from pydantic import Field
 
+from tasks.coverage import on_grid
 from tasks.prune._budget import Budget, Pool, Verdicts, pools, quotas
 
 if TYPE_CHECKING:
@@ -45,18 +46,3 @@ def _scaled(vectors_ND: np.ndarray, normalise: bool) -> np.ndarray:
         return vectors_ND
     lengths_N = np.sqrt(np.square(vectors_ND, dtype=np.float64).sum(axis=1, keepdims=True))
     return vectors_ND / np.where(lengths_N == 0, 1, lengths_N)
-
-
-def on_grid(vectors_ND: np.ndarray, spare_bits: int = 0) -> tuple[np.ndarray, float]:
-    """Vectors in whole multiples of a power of two, float64 [N, D], and that power.
-
-    BLAS adds in an order that depends on threads and machine. Of whole numbers below 2^53 every
-    order gives the same sum: each is kept to so many bits that D squares of differences fit,
-    and `spare_bits` fewer where more than differences is summed up.
-    """
-    bits = (53 - 2 - int(np.ceil(np.log2(vectors_ND.shape[1])))) // 2 - spare_bits
-    largest = float(np.abs(vectors_ND).max())
-    step = 2.0 ** (int(np.frexp(largest)[1]) - bits)
-    grid_ND = vectors_ND.astype(np.float64)
-    grid_ND /= step
-    return np.rint(grid_ND, out=grid_ND), step

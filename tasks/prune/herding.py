@@ -5,8 +5,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from stillroom.operators import select
+from tasks.coverage import herded
 from tasks.prune._budget import Verdicts
-from tasks.prune._vectors import VectorBudget, contests, on_grid
+from tasks.prune._vectors import VectorBudget, contests
 
 if TYPE_CHECKING:
     import polars as pl
@@ -28,20 +29,5 @@ def herding(frames: "dict[str, pl.DataFrame]", vectors: dict[str, np.ndarray], p
     samples = frames["samples"]
     verdicts = Verdicts(samples, params)
     for pool, rows, vectors_RD, quota in contests(samples, vectors[params.vectors], params, verdicts):
-        verdicts.drop(np.delete(rows, _herded(vectors_RD, quota)), f"not among the {quota} of {len(rows)} whose mean is that of {pool.name}")
+        verdicts.drop(np.delete(rows, herded(vectors_RD, quota)), f"not among the {quota} of {len(rows)} whose mean is that of {pool.name}")
     return verdicts.frame()
-
-
-def _herded(vectors_RD: np.ndarray, count: int) -> np.ndarray:
-    """Positions of the chosen rows, int64 [count], in the order in which they are chosen."""
-    # Everything is multiplied by the number of rows, so that the mean is whole as well and ties are ties;
-    # what is aimed at may lie outside of where the rows are.
-    grid_RD, _ = on_grid(vectors_RD, spare_bits=int(np.ceil((np.log2(len(vectors_RD)) + 4) / 2)))
-    chosen, squares_R = np.zeros(count, np.int64), len(grid_RD) * np.square(grid_RD).sum(axis=1)
-    total_D, sum_D = grid_RD.sum(axis=0), np.zeros(grid_RD.shape[1])
-    for place in range(count):
-        aim_D = (place + 1) * total_D - len(grid_RD) * sum_D
-        chosen[place] = np.argmin(squares_R - 2 * (grid_RD @ aim_D))
-        sum_D += grid_RD[chosen[place]]
-        squares_R[chosen[place]] = np.inf
-    return chosen

@@ -8,8 +8,8 @@ import pyarrow as pa
 from pydantic import Field
 
 from stillroom.operators import Draw, select
+from tasks.coverage import k_medoids as cluster
 from tasks.prune._budget import Verdicts
-from tasks.prune._medoids import k_medoids as cluster
 from tasks.prune._vectors import VectorBudget, contests
 
 if TYPE_CHECKING:

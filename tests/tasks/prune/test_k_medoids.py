@@ -12,7 +12,7 @@ from sklearn.datasets import load_digits
 from threadpoolctl import threadpool_limits
 
 from stillroom.operators import Draw
-from tasks.prune._medoids import k_medoids as cluster
+from tasks.coverage import k_medoids as cluster
 from tasks.prune.k_medoids import KMedoidsParams, k_medoids
 from tests.tasks.prune.choosing import kept
 

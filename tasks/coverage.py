@@ -1,4 +1,4 @@
-"""k-medoids: rows that stand for the others, at the least sum of distances.
+"""Rows that stand for the others: herding, k-medoids, and the grid on which their sums are exact.
 
 FasterPAM (Schubert and Rousseeuw, Information Systems 2021: eager swaps on nearest and second
 nearest medoids) from a k-means++ start, and for more rows than a distance matrix should hold, the
@@ -10,9 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tasks.prune._vectors import on_grid
-
-__all__ = ["Clustering", "k_medoids"]
+__all__ = ["Clustering", "herded", "k_medoids", "on_grid"]
 
 # N rows, D numbers a row, K medoids; M some of the rows, B a block of them
 
@@ -25,6 +23,44 @@ _JOINING_PASSES = 4
 _CENTRAL = 256
 # A swap has to gain this share of the total, or rounding could swap for ever.
 _LEAST_GAIN = 1e-6
+
+
+def on_grid(vectors_ND: np.ndarray, spare_bits: int = 0) -> tuple[np.ndarray, float]:
+    """Vectors in whole multiples of a power of two, float64 [N, D], and that power.
+
+    BLAS adds in an order that depends on threads and machine. Of whole numbers below 2^53 every
+    order gives the same sum: each is kept to so many bits that D squares of differences fit,
+    and `spare_bits` fewer where more than differences is summed up.
+    """
+    bits = (53 - 2 - int(np.ceil(np.log2(vectors_ND.shape[1])))) // 2 - spare_bits
+    largest = float(np.abs(vectors_ND).max())
+    step = 2.0 ** (int(np.frexp(largest)[1]) - bits)
+    grid_ND = vectors_ND.astype(np.float64)
+    grid_ND /= step
+    return np.rint(grid_ND, out=grid_ND), step
+
+
+def herded(vectors_RD: np.ndarray, count: int) -> np.ndarray:
+    """Choose rows so that the mean of the chosen stays near the mean of all (Welling, ICML 2009); ties to the first.
+
+    Args:
+        vectors_RD: finite numbers [R, D].
+        count: how many, 1 to R.
+
+    Returns:
+        Positions of the chosen rows, int64 [count], in the order in which they are chosen: a smaller count gives the first of them.
+    """
+    # Everything is multiplied by the number of rows, so that the mean is whole as well and ties are ties;
+    # what is aimed at may lie outside of where the rows are.
+    grid_RD, _ = on_grid(vectors_RD, spare_bits=int(np.ceil((np.log2(len(vectors_RD)) + 4) / 2)))
+    chosen, squares_R = np.zeros(count, np.int64), len(grid_RD) * np.square(grid_RD).sum(axis=1)
+    total_D, sum_D = grid_RD.sum(axis=0), np.zeros(grid_RD.shape[1])
+    for place in range(count):
+        aim_D = (place + 1) * total_D - len(grid_RD) * sum_D
+        chosen[place] = np.argmin(squares_R - 2 * (grid_RD @ aim_D))
+        sum_D += grid_RD[chosen[place]]
+        squares_R[chosen[place]] = np.inf
+    return chosen
 
 
 @dataclass(frozen=True)
