@@ -39,8 +39,9 @@ chaos: setup ## kill real builds at 200 moments and see what is left; KILLS=20 C
 fuzz: setup ## feed recipes, sealed objects and files that nobody should have written; about an hour, FUZZ_EXAMPLES=20 for fewer
 	FUZZ_EXAMPLES=$(FUZZ_EXAMPLES) $(BIN)/python -m pytest tests/fuzz -m ""
 
-data: ## fetch the real Fashion-MNIST files into data/fashion_mnist (Debian's package, unpacked, not installed)
+data: setup ## fetch Fashion-MNIST into data/fashion_mnist and colour tiles of the Earth into data/tiles (packages, unpacked, not installed)
 	bash recipes/fetch_fashion_mnist.sh data/fashion_mnist
+	PYTHON=$(BIN)/python bash recipes/fetch_tiles.sh data/tiles
 
 setup: $(READY)
 
