@@ -30,7 +30,7 @@ class ExpertsParams(Params):
     first_epoch: int = Field(default=0, ge=0, description="The first epoch whose weights are kept; 0: the initial ones too.")
     batch_size: int = Field(default=256, ge=1, description="Images a step.")
     learning_rate: float = Field(
-        default=0.01, gt=0, description="Of plain SGD: no momentum, no decay, no schedule, since a student must be able to imitate it."
+        default=0.01, gt=0, description="Of plain SGD: no momentum, decay or schedule, since a student must be able to imitate it."
     )
     augment: tuple[DsaOp, ...] = Field(default=(), description=f"Of {', '.join(DSA_OPS)}: one drawn a step. Matching and evaluation then do alike.")
     side_px: int | None = Field(default=None, ge=1, description="Resize images to this square; left out, all must have one size.")
