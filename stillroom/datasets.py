@@ -45,12 +45,12 @@ class TorchSplit(Dataset[dict[str, Any]]):
 
     - `image`: float32 [C, H, W] from 0 to 1, or uint8 as stored; normalise it as your model likes,
     - `label`: int64,
-    - `soft_label`: float32 [K], with stored views: the teacher's for the very view that `image` shows,
+    - `soft_label`: float32 [K], with stored views that a teacher labelled: for the very view that `image` shows,
     - `sample_id`: str.
 
     In epoch e a sample shows its view (o + e) mod V, V views a sample, o by its id and the seed: each
     once before any comes again, and not all samples their first view at once. A row without stored views
-    comes as it is, with all probability on its label.
+    comes as it is, with all probability on its label. Views that no teacher labelled have their row's label alone.
 
     The table is opened at the first read, in each process. A process forked after a read raises at
     once: use `loader`, or a start method other than fork.
@@ -120,7 +120,7 @@ class TorchSplit(Dataset[dict[str, Any]]):
         """The contract of the stored views, checked at the first read; None for plain images."""
         if not self._checked:
             if self.views and "views" not in self.table.schema.names:
-                raise StoreError("views", "are not in this split", "pass views=None for plain images, or build it with reinforce.teacher")
+                raise StoreError("views", "are not in this split", "pass views=None for plain images, or build it with reinforce.teacher or reinforce.views")
             self._contract = check_contract(self.table.schema.field("views")) if self.views else None
             self._checked = True
         return self._contract
@@ -133,21 +133,23 @@ class TorchSplit(Dataset[dict[str, Any]]):
         labels_B: np.ndarray,
         asked: list[Place],
         contract: dict[str, Any],
-    ) -> tuple[list[np.ndarray], torch.Tensor]:
-        """Pixels uint8 [C, side, side] and soft labels float32 [B, K] of the view that each of B places asks for."""
-        num_classes = label_of(self.table.schema.field("views"))["num_classes"]
+    ) -> tuple[list[np.ndarray], torch.Tensor | None]:
+        """Pixels uint8 [C, side, side] and soft labels float32 [B, K], if there are any, of the view that each of B places asks for."""
         counts_B = views.value_lengths().fill_null(0).to_numpy()
         stored, plain = np.flatnonzero(counts_B), np.flatnonzero(counts_B == 0)
         start = Draw(self.seed, "datasets.view")
         chosen = [(start.integer(sample_ids[at]) + asked[at].epoch) % int(counts_B[at]) for at in stored]
         records = views.values.take(pa.array(views.offsets.to_numpy()[stored] + np.array(chosen, np.int64)))
-        probs_BK = np.zeros((len(images), num_classes), np.float32)
-        probs_BK[stored] = decode(records.field("soft_label"), num_classes)
-        probs_BK[plain, labels_B[plain]] = 1
         drawn = pa.StructArray.from_arrays([records.field(field.name) for field in VIEW_TYPE], fields=list(VIEW_TYPE))
         whole = identity_views(np.array([images[at].shape[1:] for at in plain], np.int64))
         in_order = np.argsort(np.concatenate([stored, plain]))
         pixels_BCHW = replay(images, pa.concat_arrays([drawn, whole]).take(pa.array(in_order)), contract)
+        num_classes = label_of(self.table.schema.field("views")).get("num_classes")
+        if num_classes is None:
+            return list(pixels_BCHW), None
+        probs_BK = np.zeros((len(images), num_classes), np.float32)
+        probs_BK[stored] = decode(records.field("soft_label"), num_classes)
+        probs_BK[plain, labels_B[plain]] = 1
         return list(pixels_BCHW), torch.from_numpy(probs_BK)
 
     def _tensor(self, pixels_CHW: np.ndarray) -> torch.Tensor:

@@ -20,9 +20,11 @@ from stillroom.replay import KERNEL, MAX_SIDE_PX, VIEW_TYPE, probe_digest, repla
 
 __all__ = [
     "KINDS",
+    "MOSAIC_GRID",
     "VIEW_TYPE",
     "Kind",
     "ViewPolicy",
+    "cell_bounds",
     "check_contract",
     "contract_of",
     "draw_views",
@@ -34,16 +36,20 @@ __all__ = [
     "views_field",
 ]
 
-# B = samples of a batch, V = views a sample
+# B = samples of a batch, V = views a sample, g = cells along a side of a mosaic
 
 Kind = Literal["identity", "crop", "flip", "affine"]
 KINDS: tuple[Kind, ...] = ("identity", "crop", "flip", "affine")
 CONTRACT, PROBE, LABEL = b"stillroom.views", b"stillroom.views_probe", b"stillroom.views_label"
+# The column that says of a row how many whole images stand along each side of its image; null or 1: it is one image.
+MOSAIC_GRID = "mosaic_grid"
+HARD_LABEL = {"kind": "hard"}
 
 _CROP_TRIES = 10
 # Each number has its own place, so that a policy that leaves a kind out moves no other kind's numbers.
 _FLIP, _SHIFT_Y, _SHIFT_X, _ROTATE, _SCALE_Y, _SCALE_X, _CROP_Y, _CROP_X, _CROP_TRY = range(9)
-_NUMBERS = _CROP_TRY + 2 * _CROP_TRIES
+_CELL = _CROP_TRY + 2 * _CROP_TRIES
+_NUMBERS = _CELL + 1
 
 
 @dataclass(frozen=True)
@@ -52,7 +58,7 @@ class ViewPolicy:
 
     Args:
         kinds: of `KINDS`; "identity" makes view 0 the plain image, the others apply to all further views.
-        crop_scale: area of a crop as a part of the image's, lowest and highest.
+        crop_scale: area of a crop as a part of the image's (of a mosaic: its cell's), lowest and highest.
         crop_ratio: width over height of a crop, lowest and highest; logarithms are uniform between.
         flip: how often left and right are swapped, 0 to 1.
         shift_px: largest shift along each axis, in pixels of the view.
@@ -89,8 +95,11 @@ class ViewPolicy:
             raise ValueError(f"side_px must be between 1 and {MAX_SIDE_PX}, not {self.side_px}")
 
 
-def draw_views(policy: ViewPolicy, sample_ids: Sequence[str], sizes_B2: np.ndarray, draw: Draw, count: int) -> pa.ListArray:
+def draw_views(policy: ViewPolicy, sample_ids: Sequence[str], sizes_B2: np.ndarray, draw: Draw, count: int, grids_B: np.ndarray | None = None) -> pa.ListArray:
     """Draw `count` views of each sample; view v of a sample depends on (seed, operator, sample id, v) only.
+
+    A mosaic's view shows one of its cells, each as likely as any other, and the policy shapes that cell as if
+    it were the image: a crop lies inside it, and a plain view is all of it. So no view straddles cells.
 
     Args:
         policy: what to draw.
@@ -98,20 +107,45 @@ def draw_views(policy: ViewPolicy, sample_ids: Sequence[str], sizes_B2: np.ndarr
         sizes_B2: height and width of each image in pixels, int [B, 2].
         draw: the stage's random numbers; the draw's index is the view's.
         count: how many views a sample.
+        grids_B: cells along each side of each image, int [B]; 1, and None for all, is a whole image.
 
     Returns:
         list<VIEW_TYPE> [B], each of `count` views.
+
+    Raises:
+        ValueError: a grid below 1, or of more cells than the image has pixels along a side.
     """
     samples = len(sample_ids)
     sizes_B2 = np.asarray(sizes_B2, np.int64).reshape(samples, 2)
+    grids_B = np.ones(samples, np.int64) if grids_B is None else np.asarray(grids_B, np.int64)
+    unfit_B = (grids_B < 1) | (grids_B > sizes_B2.min(axis=1))
+    if unfit_B.any():
+        at = int(unfit_B.argmax())
+        raise ValueError(f"sample '{sample_ids[at]}': a grid of {grids_B[at]} cells a side on {sizes_B2[at, 1]}x{sizes_B2[at, 0]} px")
     columns = {field.name: np.zeros((samples, count), np.int64) for field in VIEW_TYPE}
     for view in range(count):
         plain = view == 0 and "identity" in policy.kinds
-        drawn = _identity(sizes_B2) if plain else _drawn(policy, sizes_B2, draw.uniform(sample_ids, _NUMBERS, view))
+        if plain and (grids_B == 1).all():
+            drawn = _identity(sizes_B2)
+        else:
+            numbers_BN = draw.uniform(sample_ids, _NUMBERS, view)
+            starts_B2, cells_B2 = _cells(sizes_B2, grids_B, numbers_BN[:, _CELL])
+            drawn = _identity(cells_B2) if plain else _drawn(policy, cells_B2, numbers_BN)
+            drawn |= {"crop_y": drawn["crop_y"] + starts_B2[:, 0], "crop_x": drawn["crop_x"] + starts_B2[:, 1]}
         for name, values in drawn.items():
             columns[name][:, view] = values
     flat = _structs({name: values.ravel() for name, values in columns.items()})
     return pa.ListArray.from_arrays(pa.array(np.arange(samples + 1) * count, pa.int32()), flat)
+
+
+def cell_bounds(size_px: Any, grid: Any, index: Any) -> tuple[Any, Any]:
+    """Where cell `index` of `grid` cells along an axis of `size_px` pixels starts and stops; whole numbers, or arrays of them.
+
+    Cells leave no gap: where the size doesn't divide, the first ones are a pixel larger.
+    """
+    small, larger = size_px // grid, size_px % grid
+    start = index * small + np.minimum(index, larger)
+    return start, start + small + (index < larger)
 
 
 def identity_views(sizes_B2: np.ndarray) -> pa.StructArray:
@@ -140,9 +174,12 @@ def view_contract(policy: ViewPolicy) -> dict[str, Any]:
     }
 
 
-def views_field(contract: Mapping[str, Any], label_type: pa.DataType, label: Mapping[str, Any], name: str = "views") -> pa.Field:
-    """A column of views: list<struct<view parameters, soft_label>>, with contract, probe digest and label kind as metadata."""
-    view = pa.struct([*VIEW_TYPE, pa.field("soft_label", label_type)])
+def views_field(contract: Mapping[str, Any], label_type: pa.DataType | None = None, label: Mapping[str, Any] = HARD_LABEL, name: str = "views") -> pa.Field:
+    """A column of views: list<struct<view parameters, soft_label>>, with contract, probe digest and label kind as metadata.
+
+    Without a `label_type` the views have no `soft_label`: each has its row's own label.
+    """
+    view = pa.struct([*VIEW_TYPE, pa.field("soft_label", label_type)]) if label_type else VIEW_TYPE
     metadata = {CONTRACT: canonical_json(contract), PROBE: probe_digest(contract).encode(), LABEL: canonical_json(label)}
     return pa.field(name, pa.list_(view), metadata=metadata)
 
@@ -157,7 +194,7 @@ def contract_of(field: pa.Field) -> dict[str, Any]:
 
 
 def label_of(field: pa.Field) -> dict[str, Any]:
-    """What the soft labels of a column of views are: `num_classes`, `top_k`, `temperature`.
+    """What the labels of a column of views are: `num_classes`, `top_k`, `temperature` of soft ones, `kind: hard` where a view has its row's own.
 
     Raises:
         StoreError: the field carries no label kind.
@@ -216,6 +253,14 @@ def _drawn(policy: ViewPolicy, sizes_B2: np.ndarray, numbers_BN: np.ndarray) -> 
     return view
 
 
+def _cells(sizes_B2: np.ndarray, grids_B: np.ndarray, numbers_B: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """A cell of each image, all as likely: where it starts and how large it is, y and x, int [B, 2]."""
+    cell_B = np.floor(numbers_B * grids_B**2).astype(np.int64)
+    at_B2 = np.stack([cell_B // grids_B, cell_B % grids_B], axis=1)
+    starts_B2, stops_B2 = cell_bounds(sizes_B2, grids_B[:, None], at_B2)
+    return starts_B2, stops_B2 - starts_B2
+
+
 def _around(numbers_B: np.ndarray, largest: float) -> np.ndarray:
     """Uniform whole numbers from -largest to largest."""
     return np.rint((2 * numbers_B - 1) * largest).astype(np.int64)
@@ -224,7 +269,7 @@ def _around(numbers_B: np.ndarray, largest: float) -> np.ndarray:
 def _crops(policy: ViewPolicy, sizes_B2: np.ndarray, numbers_BN: np.ndarray) -> dict[str, np.ndarray]:
     """RandomResizedCrop as torchvision draws it: the first of 10 tries that fits, else the largest central crop within the ratios."""
     height_B1, width_B1 = sizes_B2[:, :1], sizes_B2[:, 1:]
-    tries_B2T = numbers_BN[:, _CROP_TRY:].reshape(-1, 2, _CROP_TRIES)
+    tries_B2T = numbers_BN[:, _CROP_TRY:_CELL].reshape(-1, 2, _CROP_TRIES)
     low, high = policy.crop_scale
     area_BT = (low + (high - low) * tries_B2T[:, 0]) * (height_B1 * width_B1)
     low, high = np.log(policy.crop_ratio)

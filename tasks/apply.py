@@ -83,7 +83,8 @@ Outcome = tuple[dict[str, Any], list[str | None], list[str | None]]
 
 def _row(found: Any, table: MemoryTable, tables: dict[str, BaseTable], offer: dict[str, Any]) -> Outcome:
     state = call(found.setup, offer) if found.setup else None
-    requires = [name for name in ["sample_id", *found.inputs[next(iter(found.inputs))].columns(offer["params"])] if name in table.schema.names]
+    declared = next(iter(found.inputs.values()))
+    requires = [name for name in ["sample_id", *declared.columns(offer["params"]), *declared.also] if name in table.schema.names]
     added = found.added(offer["params"], {name: each.schema for name, each in tables.items()})
     columns: dict[str, list[pa.Array]] = {name: [] for name in added}
     reasons: list[str | None] = []

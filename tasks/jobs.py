@@ -52,8 +52,8 @@ def row_job(spec: StageSpec, start: int, stop: int, earlier: TableRef | None = N
     first = next(iter(run.inputs))
     table = run.inputs[first]
     added = run.added
-    requires = [name for name in ["sample_id", *run.operator.inputs[first].columns(run.params)] if name in table.schema.names]
-    requires = list(dict.fromkeys(requires))
+    declared = run.operator.inputs[first]
+    requires = [name for name in dict.fromkeys(["sample_id", *declared.columns(run.params), *declared.also]) if name in table.schema.names]
     if run.operator.setup and spec.fingerprint not in _states:
         _states.clear()
         _states[spec.fingerprint] = call(run.operator.setup, run.offer())
@@ -119,7 +119,8 @@ def count_new(spec: StageSpec, earlier: Earlier) -> tuple[int, int]:
 
 def _matched(run: StageRun, earlier: Earlier) -> pl.DataFrame | None:
     name, table = next(iter(run.inputs.items()))
-    required = [column for column in run.operator.inputs[name].columns(run.params) if column in table.schema.names]
+    declared = run.operator.inputs[name]
+    required = [column for column in dict.fromkeys([*declared.columns(run.params), *declared.also]) if column in table.schema.names]
     return match_rows(run.store, earlier, name, table, required, list(run.added.values()))
 
 

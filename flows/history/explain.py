@@ -210,8 +210,10 @@ class _Trace:
             if schema is None or _VIEWS not in schema.names or not self.rows[step.stage].get(_VIEWS):
                 continue
             try:
-                classes = label_of(schema.field(_VIEWS))["num_classes"]
+                classes = label_of(schema.field(_VIEWS)).get("num_classes")
             except StoreError:  # a user's column of that name
+                return None
+            if classes is None:  # views that no teacher labelled
                 return None
             stored = pa.array(self.rows[step.stage][_VIEWS], schema.field(_VIEWS).type.value_type)
             names = label_names(schema) or [f"class {index}" for index in range(classes)]

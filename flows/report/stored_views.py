@@ -47,12 +47,13 @@ class Strip:
 
 @dataclass(frozen=True)
 class Views:
-    """What the report shows of a stage's views: `count` views a sample, `note` says what is odd."""
+    """What the report shows of a stage's views: `count` views a sample, `taught` with a teacher's labels; `note` says what is odd."""
 
     stage: str
     count: int
     strips: list[Strip]
     note: str
+    taught: bool
 
 
 def views_stage(stages: Sequence[dict[str, Any]], splits: Mapping[str, Source], tables: Callable[[str], Table]) -> dict[str, Any] | None:
@@ -86,7 +87,7 @@ def shown_views(stage: dict[str, Any], table: Table, picks: Sequence[int], side_
             for index, (view, probs_K) in enumerate(zip(shown.to_pylist(), _probs(shown, field), strict=True))
         ]
         strips.append(Strip(sample, views))
-    return Views(stage["name"], most, strips, note)
+    return Views(stage["name"], most, strips, note, "num_classes" in label_of(field))
 
 
 def describe(view: Mapping[str, Any], size: tuple[int, ...] | None = None) -> str:
@@ -134,7 +135,9 @@ def _replayed(pixels_CHW: np.ndarray | None, views: pa.StructArray, contract: Ma
 
 
 def _probs(views: pa.StructArray, field: pa.Field) -> np.ndarray:
-    return decode_labels(views.field("soft_label"), label_of(field)["num_classes"])
+    """What the teacher said of each view; of no class where there was none."""
+    classes = label_of(field).get("num_classes")
+    return np.zeros((len(views), 0)) if classes is None else decode_labels(views.field("soft_label"), classes)
 
 
 def _likeliest(probs_K: np.ndarray, names: Sequence[str]) -> list[tuple[str, float]]:

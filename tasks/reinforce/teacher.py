@@ -2,18 +2,19 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, Self
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from stillroom.errors import InputError, StageError
 from stillroom.fields import label_names
 from stillroom.images import ImageFault, decode_batch
 from stillroom.operators import Draw, Input, Params, Rows, Table, Work, row
 from stillroom.soft_labels import encode, soft_label_type
-from stillroom.views import KINDS, Kind, ViewPolicy, draw_views, replay, view_contract, views_field
+from stillroom.views import MOSAIC_GRID, replay, view_contract, views_field
+from tasks.reinforce._views import Size, Views, common_size, draw_of, refuse_fault, refuse_other_size
 
 if TYPE_CHECKING:
     from tasks.nets.models import Classifier
@@ -21,32 +22,6 @@ if TYPE_CHECKING:
 # B = rows of a batch, V = views a row, C H W = an image, K = classes
 
 CHECKED_ROWS = 2000
-
-
-class Views(Params):
-    """Which views are drawn, and how many."""
-
-    count: int = Field(default=8, ge=1, le=1024, description="Views a sample. Training for e epochs sees each about e / count times.")
-    policy: tuple[Kind, ...] = Field(default=KINDS, description="Of identity (makes view 0 the plain image), crop, flip, affine (shape all further ones).")
-    crop_scale: tuple[float, float] = Field(default=(0.6, 1.0), description="Area of a crop as a part of the image's: lowest, highest.")
-    crop_ratio: tuple[float, float] = Field(default=(0.75, 4 / 3), description="Width over height of a crop: lowest, highest.")
-    flip: float = Field(default=0.5, ge=0, le=1, description="How often left and right are swapped. Leave `flip` out of the policy for digits and text.")
-    shift_px: float = Field(default=0.5, ge=0, le=127, description="Largest shift along each axis, in pixels of the view.")
-    rotate_deg: float = Field(default=8.0, ge=0, le=180, description="Largest rotation to either side, in degrees.")
-    scale: float = Field(default=0.08, ge=0, le=0.5, description="Largest change of size: 0.08 draws factors from 0.92 to 1.08.")
-    scale_axes: Literal["one", "each"] = Field(default="one", description="Whether both axes share a factor (one) or each has its own (each).")
-    side_px: int | None = Field(default=None, ge=1, description="Side of every view. Null keeps the image's size, and all images must then be of one size.")
-
-    @model_validator(mode="after")
-    def _can_be_drawn(self) -> Self:
-        if self.count > 1 and set(self.policy) == {"identity"}:
-            raise ValueError(f"{self.count} views under the policy [identity] would all be the same; ask for 1, or add a kind")
-        self.as_policy()
-        return self
-
-    def as_policy(self) -> ViewPolicy:
-        """The same as what `stillroom.views` draws from."""
-        return ViewPolicy(kinds=self.policy, **self.model_dump(exclude={"count", "policy"}))
 
 
 class TeacherParams(Params):
@@ -79,8 +54,8 @@ class Teacher:
     members: "Sequence[Classifier]"
     # 3 where a member wants colour, so that grey pictures among colour ones go along; None as they are.
     channels: int | None
-    # Height and width that all images must have, where views keep the image's size.
-    size_px: tuple[int, int] | None = None
+    # What all images must have, where views keep the image's size.
+    size_px: Size | None = None
 
 
 def setup(inputs: Mapping[str, Table], params: TeacherParams, work: Work) -> Teacher:
@@ -99,13 +74,13 @@ def setup(inputs: Mapping[str, Table], params: TeacherParams, work: Work) -> Tea
             raise StageError("reinforce.teacher", "min_accuracy needs samples to measure it on", "add check_on to `from`, such as check_on: split.validation")
         _check_accuracy(found, inputs["check_on"], params)
     names = _names(inputs["samples"].schema)
-    return Teacher([member.with_labels(names) for member in members], found.channels, _first_size(inputs["samples"], params))
+    return Teacher([member.with_labels(names) for member in members], found.channels, common_size("reinforce.teacher", inputs["samples"], params.views))
 
 
 @row(
     version=1,
     inputs={
-        "samples": Input(requires=["image", "label"]),
+        "samples": Input(requires=["image", "label"], also=[MOSAIC_GRID]),
         "teacher": Input(kind="model"),
         "check_on": Input(requires=["image", "label"], optional=True, trains=False),
     },
@@ -129,28 +104,24 @@ def teacher(batch: pa.RecordBatch, params: TeacherParams, state: Teacher, draw: 
     Raises:
         StageError: an image can't be decoded, or the teacher's answer is no distribution.
     """
-    policy, count = params.views.as_policy(), params.views.count
-    ids = batch["sample_id"].to_pylist()
+    count = params.views.count
     # About one batch of views at a time: 8 views of 1,024 photos at once would take 1.2 GB.
     step = max(1, params.batch // count)
-    parts = [
-        _label_views(ids[start : start + step], batch["image"].slice(start, step), policy, params, state, draw) for start in range(0, max(1, len(ids)), step)
-    ]
+    parts = [_label_views(batch.slice(start, step), params, state, draw) for start in range(0, max(1, batch.num_rows), step)]
     views = pa.StructArray.from_arrays(
         [pa.concat_arrays([part.field(index) for part in parts]) for index in range(parts[0].type.num_fields)],
         fields=list(parts[0].type),
     )
-    offsets = pa.array(np.arange(len(ids) + 1) * count, pa.int32())
+    offsets = pa.array(np.arange(batch.num_rows + 1) * count, pa.int32())
     return Rows(batch.append_column("views", pa.ListArray.from_arrays(offsets, views)))
 
 
-def _label_views(ids: Sequence[str], images: pa.Array, policy: ViewPolicy, params: TeacherParams, state: Teacher, draw: Draw) -> pa.StructArray:
+def _label_views(batch: pa.RecordBatch, params: TeacherParams, state: Teacher, draw: Draw) -> pa.StructArray:
     """The views of a few samples, one sample after another: the fields of VIEW_TYPE and `soft_label`."""
-    count = params.views.count
-    decoded = [_decode(sample_id, image, state) for sample_id, image in zip(ids, images, strict=True)]
-    sizes_B2 = np.array([pixels_CHW.shape[1:] for pixels_CHW in decoded], np.int64).reshape(-1, 2)
-    views = draw_views(policy, ids, sizes_B2, draw, count).values
-    pixels = replay([pixels_CHW for pixels_CHW in decoded for _ in range(count)], views, view_contract(policy))
+    ids, count = batch["sample_id"].to_pylist(), params.views.count
+    decoded = [_decode(sample_id, image, state) for sample_id, image in zip(ids, batch["image"], strict=True)]
+    views = draw_of("reinforce.teacher", batch, [pixels_CHW.shape[1:] for pixels_CHW in decoded], params.views, draw).values
+    pixels = replay([pixels_CHW for pixels_CHW in decoded for _ in range(count)], views, view_contract(params.views.as_policy()))
     probs = _probs(state, pixels, params)
     wrong = np.flatnonzero(~np.isfinite(probs).all(axis=1))
     if len(wrong):
@@ -198,21 +169,9 @@ def _decode(sample_id: str, image: pa.Scalar, state: Teacher) -> np.ndarray:
     try:
         pixels_CHW = decode_batch([image.as_py()], channels=state.channels)[0]
     except ImageFault as fault:
-        reason = str(fault).removeprefix("row 0: ")
-        raise StageError("reinforce.teacher", f"sample '{sample_id}': {reason}", "let filter.decodable drop such rows first") from fault
-    if state.size_px not in (None, pixels_CHW.shape[1:]):
-        own, first = (f"{width}x{height}" for height, width in (pixels_CHW.shape[1:], state.size_px or (0, 0)))
-        raise StageError("reinforce.teacher", f"sample '{sample_id}' has {own} px, the first has {first}", "give views a side_px, and all are resized to it")
+        raise refuse_fault("reinforce.teacher", sample_id, fault) from fault
+    refuse_other_size("reinforce.teacher", sample_id, pixels_CHW.shape[1:], state.size_px)
     return pixels_CHW
-
-
-def _first_size(table: Table, params: TeacherParams) -> tuple[int, int] | None:
-    """Height and width of the first image, where views keep the image's size and so all must agree; else None."""
-    if params.views.side_px is not None or not table.rows:
-        return None
-    first = table.take([0], ["sample_id", "image"])
-    height, width = _decode(first["sample_id"][0].as_py(), first["image"][0], Teacher([], None)).shape[1:]
-    return height, width
 
 
 def _names(schema: pa.Schema) -> list[str]:

@@ -64,7 +64,7 @@ def load_hard(samples: Table, scratch: Path, side_px: int | None, channels: Lite
 
 
 def load_stored(samples: Table, scratch: Path, side_px: int | None, channels: Literal[1, 3] | None, epochs: int) -> Arm:
-    """The first `epochs` stored views of each sample, replayed once, and their soft labels.
+    """The first `epochs` stored views of each sample, replayed once, and their soft labels; the sample's own where no teacher gave some.
 
     A sample with fewer views than others repeats its own. The pixels lie in a file under `scratch`,
     C S^2 bytes a view; in memory there are one batch and the labels as they are stored.
@@ -74,11 +74,10 @@ def load_stored(samples: Table, scratch: Path, side_px: int | None, channels: Li
         InputError: a sample has no view, or an image can't be decoded.
     """
     contract = check_contract(samples.schema.field("views"))
-    num_classes = label_of(samples.schema.field("views"))["num_classes"]
     column = pa.chunked_array([batch.column(0) for batch in samples.scan(["views"], batch_size=READ_ROWS)], samples.schema.field("views").type).combine_chunks()
     counts_N = np.diff(column.offsets.to_numpy())
     if not len(counts_N) or not counts_N.all():
-        raise InputError("views", f"{(counts_N == 0).sum()} of {len(counts_N)} samples have none", "reinforce.teacher gives every sample some")
+        raise InputError("views", f"{(counts_N == 0).sum()} of {len(counts_N)} samples have none", "reinforce.teacher or reinforce.views gives each some")
     starts_N, structs = column.offsets.to_numpy()[:-1], column.values
     views = min(epochs, int(counts_N.max()))
     pixels_VNCSS: np.ndarray | None = None
@@ -92,12 +91,14 @@ def load_stored(samples: Table, scratch: Path, side_px: int | None, channels: Li
                 pixels_VNCSS = memory_map(scratch / "views", (views, samples.rows, *seen_BCSS.shape[1:]), np.uint8)
             pixels_VNCSS[view, rows] = seen_BCSS
         row += len(images)
-    labels = structs.field("soft_label")
+    labels_N, names = load_labels(samples)
+    num_classes = label_of(samples.schema.field("views")).get("num_classes")
 
     def targets(views_B: np.ndarray, rows_B: np.ndarray) -> np.ndarray:
-        return decode(labels.take(_at(views_B, starts_N[rows_B], counts_N[rows_B])), num_classes)
+        if num_classes is None:
+            return labels_N[rows_B]
+        return decode(structs.field("soft_label").take(_at(views_B, starts_N[rows_B], counts_N[rows_B])), num_classes)
 
-    _, names = load_labels(samples)
     return Arm(pixels_VNCSS, targets, names)  # type: ignore[arg-type]  # there is a row, so there is an array
 
 
@@ -120,5 +121,5 @@ def _decoded(images: pa.Array, start: int, channels: int | None) -> list[np.ndar
 def _squared(seen_BCHW: np.ndarray, start: int, side_px: int | None) -> np.ndarray:
     height, width = seen_BCHW.shape[2:]
     if side_px is None and height != width:
-        raise InputError("views", f"of row {start} have {width}x{height} pixels, a square is needed", "give side_px, here or to reinforce.teacher")
+        raise InputError("views", f"of row {start} have {width}x{height} pixels, a square is needed", "give side_px, here or to the stage that drew them")
     return seen_BCHW if side_px is None else resize(seen_BCHW, side_px)

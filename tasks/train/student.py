@@ -34,7 +34,7 @@ class StudentParams(Params):
     seeds: int = Field(default=5, ge=1, description="Students of an arm. Seed s starts from the same weights in every arm.")
     weight_decay: float = Field(default=0.05, ge=0, description="AdamW's decoupled weight decay.")
     labels: Literal["hard", "stored"] = Field(
-        default="hard", description="hard: images and their class. stored: their stored views and the teacher's soft labels."
+        default="hard", description="hard: images and their class. stored: their stored views, with the teacher's soft labels if it gave some."
     )
     torch_threads: int = Field(default=1, ge=1, description="Threads of an arm; part of what its weights depend on.")
 

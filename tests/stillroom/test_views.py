@@ -3,14 +3,28 @@
 import numpy as np
 import pyarrow as pa
 import pytest
+from blake3 import blake3
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy.stats import ks_2samp
+from scipy.stats import chisquare, ks_2samp
 
+from stillroom.digests import canonical_json
 from stillroom.draws import Draw
 from stillroom.errors import StoreError
 from stillroom.soft_labels import soft_label_type
-from stillroom.views import VIEW_TYPE, ViewPolicy, check_contract, contract_of, draw_views, identity_views, label_of, view_contract, views_field
+from stillroom.views import (
+    VIEW_TYPE,
+    ViewPolicy,
+    cell_bounds,
+    check_contract,
+    contract_of,
+    draw_views,
+    identity_views,
+    label_of,
+    replay,
+    view_contract,
+    views_field,
+)
 
 DRAW = Draw(7, "reinforce.teacher")
 LABEL = {"num_classes": 10, "top_k": 5, "temperature": 1.0}
@@ -90,6 +104,64 @@ def test_a_crop_of_a_strip_is_the_central_one():
     assert (drawn["crop_y"], drawn["crop_x"], drawn["crop_h"], drawn["crop_w"]) == (0, 43, 10, 13)
 
 
+@given(st.integers(1, 40), st.data())
+def test_cells_lie_side_by_side_without_a_gap(size, data):
+    grid = data.draw(st.integers(1, size))
+    bounds = [cell_bounds(size, grid, index) for index in range(grid)]
+    assert [start for start, _ in bounds] == [0, *(stop for _, stop in bounds[:-1])] and bounds[-1][1] == size
+    widths = [stop - start for start, stop in bounds]
+    assert widths == sorted(widths, reverse=True) and widths[0] - widths[-1] <= 1
+
+
+def mosaic(height: int, width: int, grid: int) -> np.ndarray:
+    """An image whose cells have a level each; uint8 [1, H, W]."""
+    pixels = np.zeros((1, height, width), np.uint8)
+    for cell in range(grid * grid):
+        (top, bottom), (left, right) = cell_bounds(height, grid, cell // grid), cell_bounds(width, grid, cell % grid)
+        pixels[:, top:bottom, left:right] = 20 * (cell + 1)
+    return pixels
+
+
+@pytest.mark.parametrize("kinds", [("crop",), ("crop", "flip", "affine"), ("identity", "affine"), ("flip",)])
+@pytest.mark.parametrize("height, width, grid", [(8, 8, 2), (9, 7, 2), (11, 10, 3)])
+def test_no_view_straddles_cells_and_every_cell_is_drawn(kinds, height, width, grid):
+    policy = ViewPolicy(kinds=kinds, crop_scale=(0.08, 1.0), shift_px=3, rotate_deg=90, side_px=6)
+    draws = 10_000 if kinds == ("crop",) else 2_000
+    views = draw_views(policy, ids(draws // 2), sizes(draws // 2, height, width), DRAW, 2, np.full(draws // 2, grid)).values
+    seen = replay(np.broadcast_to(mosaic(height, width, grid), (draws, 1, height, width)), views, view_contract(policy)).reshape(draws, -1)
+    assert (seen == seen[:, :1]).all()
+    counts = np.bincount(seen[:, 0] // 20 - 1, minlength=grid * grid)
+    assert len(counts) == grid * grid and chisquare(counts).pvalue > 1e-3
+
+
+def test_a_crop_in_a_cell_is_spread_as_one_of_an_image_of_that_size():
+    policy = ViewPolicy(kinds=("crop",), crop_scale=(0.2, 1.0))
+    inside = columns(draw_views(policy, ids(3000), sizes(3000, 56, 56), DRAW, 1, np.full(3000, 2)))
+    alone = columns(draw_views(policy, ids(3000), sizes(3000), DRAW, 1))
+    assert (inside["crop_h"] == alone["crop_h"]).all() and (inside["crop_w"] == alone["crop_w"]).all()
+    assert (inside["crop_y"] % 28 == alone["crop_y"]).all() and (inside["crop_x"] % 28 == alone["crop_x"]).all()
+
+
+def test_a_mosaic_changes_no_view_of_the_images_beside_it():
+    whole = draw_views(ViewPolicy(), ids(6), sizes(6), DRAW, 3).to_pylist()
+    mixed = draw_views(ViewPolicy(), ids(6), sizes(6), DRAW, 3, np.array([1, 1, 2, 1, 4, 1])).to_pylist()
+    assert [one == other for one, other in zip(whole, mixed, strict=True)] == [True, True, False, True, False, True]
+
+
+def test_a_grid_that_does_not_fit_is_named():
+    with pytest.raises(ValueError, match="sample 'sample-1': a grid of 5 cells a side on 9x4 px"):
+        draw_views(ViewPolicy(), ids(2), sizes(2, 4, 9), DRAW, 1, np.array([4, 5]))
+
+
+def test_what_stores_hold_is_still_what_is_drawn_and_written():
+    # Taken before mosaics were known: a stored view, a contract and so a digest must not move.
+    drawn = draw_views(ViewPolicy(), ids(20), sizes(20), DRAW, 3)
+    numbers = np.stack([values.astype(np.int64) for values in columns(drawn).values()])
+    assert blake3(numbers.astype("<i8").tobytes()).hexdigest(length=16) == "79abc9d712c7eb1197b9d4dc03c1e474"
+    assert blake3(canonical_json(view_contract(ViewPolicy(side_px=12)))).hexdigest(length=16) == "c476e9a9387d1da814c5c611a9afe0e1"
+    assert label_of(views_field(view_contract(ViewPolicy()), soft_label_type(10, 5), LABEL)) == LABEL
+
+
 @pytest.mark.parametrize(
     "wrong, said",
     [
@@ -117,6 +189,12 @@ def test_the_contract_comes_back_from_a_file(tmp_path):
     assert check_contract(back) == contract_of(back) == view_contract(policy)
     assert label_of(back) == LABEL
     assert [child.name for child in back.type.value_type] == [*(child.name for child in VIEW_TYPE), "soft_label"]
+
+
+def test_views_without_a_teacher_say_that_their_label_is_the_rows():
+    field = views_field(view_contract(ViewPolicy(side_px=12)))
+    assert field.type == pa.list_(VIEW_TYPE) and label_of(field) == {"kind": "hard"}
+    assert check_contract(field) == view_contract(ViewPolicy(side_px=12))
 
 
 def nearest(starts_B, sizes_B, side):

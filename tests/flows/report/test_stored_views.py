@@ -10,7 +10,7 @@ from flows.report.stored_views import describe, shown_views, views_stage
 from stillroom.images import decode
 from stillroom.soft_labels import decode as decode_labels
 from stillroom.tables import MemoryTable
-from stillroom.views import check_contract, replay
+from stillroom.views import VIEW_TYPE, check_contract, replay, views_field
 
 PLAIN = {"crop_y": 0, "crop_x": 0, "crop_h": 8, "crop_w": 8, "flip": False, "shift_y": 0, "shift_x": 0, "rotate": 0, "scale_y": 10000, "scale_x": 10000}
 
@@ -37,6 +37,17 @@ def test_views_that_would_replay_otherwise_are_told_and_not_shown(build):
     assert "replays otherwise" in views.note
     assert [view.uri for view in views.strips[0].views] == [""] * 5
     assert views.strips[0].views[0].classes
+
+
+def test_views_that_no_teacher_labelled_are_shown_without_classes(build):
+    table = build.tables("reinforced").table
+    field, views = views_field(check_contract(table.schema.field("views"))), table["views"].combine_chunks()
+    plain = pa.StructArray.from_arrays([views.values.field(part.name) for part in VIEW_TYPE], fields=list(VIEW_TYPE))
+    hard = table.set_column(table.schema.names.index("views"), field, pa.ListArray.from_arrays(views.offsets, plain))
+    shown, taught = (shown_views({"name": "reinforced"}, MemoryTable(one), [11], 24) for one in (hard, table))
+    assert taught.taught and not shown.taught
+    assert [(view.uri, view.said, view.classes) for view in shown.strips[0].views] == [(view.uri, view.said, []) for view in taught.strips[0].views]
+    assert views_stage([{"name": "reinforced"}], {}, lambda _: MemoryTable(hard)) == {"name": "reinforced"}
 
 
 def test_the_published_views_come_first(build):
