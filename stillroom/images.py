@@ -160,18 +160,18 @@ def decode_batch(values: pa.Array | Sequence[bytes | None], *, channels: int | N
     return np.stack(decoded) if decoded else np.zeros((0, channels or 1, side_px or 1, side_px or 1), np.uint8)
 
 
-def resize(pixels_BCHW: np.ndarray, side_px: int) -> np.ndarray:
-    """Resize to a square with a triangle filter, widened when shrinking; uint8 [B, C, side, side].
+def resize(pixels_BCHW: np.ndarray, side_px: int, width_px: int | None = None) -> np.ndarray:
+    """Resize to a square, or to `side_px` rows of `width_px`, with a triangle filter, widened when shrinking; uint8 [B, C, side, side].
 
     Our own, in NumPy, and the same to the bit on every machine: the weights are integers that sum to
     2^16, so that each sum is a whole number below 2^24, which float32 holds exactly in any order of
     adding. Within two grey levels of Pillow's bilinear `resize`: both round after each of two passes, halves not alike.
     """
-    if pixels_BCHW.shape[2:] == (side_px, side_px):
+    size = side_px, side_px if width_px is None else width_px
+    if pixels_BCHW.shape[2:] == size:
         return pixels_BCHW
-    across_W = _weights(pixels_BCHW.shape[3], side_px)
-    down_H = _weights(pixels_BCHW.shape[2], side_px)
-    out = np.empty((*pixels_BCHW.shape[:2], side_px, side_px), np.uint8)
+    down_H, across_W = (_weights(old, new) for old, new in zip(pixels_BCHW.shape[2:], size, strict=True))
+    out = np.empty((*pixels_BCHW.shape[:2], *size), np.uint8)
     for index, pixels_CHW in enumerate(pixels_BCHW):  # one at a time: float32 takes four times the room
         narrowed = _rounded(pixels_CHW.astype(np.float32) @ across_W.T)
         out[index] = _rounded(down_H @ narrowed.astype(np.float32))
