@@ -5,6 +5,7 @@ The meaning stands in the field's metadata, so that it travels with every table 
 
 import json
 from collections.abc import Sequence
+from typing import Any, Literal
 
 import pyarrow as pa
 
@@ -16,6 +17,8 @@ __all__ = [
     "label_field",
     "label_names",
     "light_names",
+    "score_facts",
+    "score_field",
     "split_field",
     "splits_of",
     "vector_field",
@@ -25,6 +28,7 @@ __all__ = [
 HEAVY = b"stillroom.heavy"
 LABEL_NAMES = b"stillroom.label_names"
 SPLIT_NAMES = b"stillroom.splits"
+SCORE = b"stillroom.score"
 
 
 def image_field(name: str = "image") -> pa.Field:
@@ -47,6 +51,24 @@ def label_names(schema: pa.Schema, name: str = "label") -> list[str] | None:
     if name not in schema.names:
         return None
     raw = (schema.field(name).metadata or {}).get(LABEL_NAMES)
+    return json.loads(raw) if raw else None
+
+
+def score_field(name: str, *, hard: Literal["high", "low"], low: float | None = None, high: float | None = None, **made_by: Any) -> pa.Field:
+    """A score, float32, with its facts in the field's metadata.
+
+    Args:
+        hard: the end at which rows are hard.
+        low, high: the bounds of its range; None where it has none.
+        made_by: what it depends on: net, epochs, seeds, …
+    """
+    facts = {"hard": hard, "low": low, "high": high, **made_by}
+    return pa.field(name, pa.float32(), metadata={SCORE: json.dumps(facts, sort_keys=True).encode()})
+
+
+def score_facts(field: pa.Field) -> dict[str, Any] | None:
+    """What `score_field` was told of a score, or None for another column."""
+    raw = (field.metadata or {}).get(SCORE)
     return json.loads(raw) if raw else None
 
 

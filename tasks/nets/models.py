@@ -90,13 +90,13 @@ class Classifier:
             logits_BK = self.net(images)
             return (logits_BK if outputs is None else logits_BK[:, outputs]).softmax(1)
 
-        return self._run(ask, pixels_BCHW, batch)
+        return self.run(ask, pixels_BCHW, batch)
 
     def features(self, pixels_BCHW: np.ndarray, batch: int) -> np.ndarray:
         """What the last layer sees, float32 [B, D]."""
         from tasks.nets.networks import features_of
 
-        return self._run(lambda images: features_of(self.net, images), pixels_BCHW, batch)
+        return self.run(lambda images: features_of(self.net, images), pixels_BCHW, batch)
 
     def with_labels(self, label_names: Sequence[str]) -> "Classifier":
         """The same model, answering for these labels in this order; the others are left out of its softmax.
@@ -120,7 +120,8 @@ class Classifier:
     def _called(self) -> str:
         return f"model {self.model_id[:12]}"
 
-    def _run(self, ask: "Callable[[Tensor], Tensor]", pixels_BCHW: np.ndarray, batch: int) -> np.ndarray:
+    def run(self, ask: "Callable[[Tensor], Tensor]", pixels_BCHW: np.ndarray, batch: int) -> np.ndarray:
+        """What `ask` makes of the images, normalised, in batches of one shape; float32, a row each."""
         import torch
 
         parts = []

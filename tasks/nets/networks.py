@@ -6,7 +6,7 @@ Each is a `torch.nn.Module` with `features` [B, D], what the last layer sees, be
 from torch import Tensor, nn
 from torch.nn import functional
 
-__all__ = ["Cnn", "ConvNet3", "Mlp", "features_of"]
+__all__ = ["Cnn", "ConvNet3", "Mlp", "features_of", "head_of"]
 
 # B = images, C = channels, H W = height and width, D = features, K = classes
 
@@ -16,6 +16,13 @@ def features_of(net: nn.Module, images_BCHW: Tensor) -> Tensor:
     if hasattr(net, "forward_features"):  # timm's
         return net.forward_head(net.forward_features(images_BCHW), pre_logits=True)  # type: ignore[operator]
     return net.features(images_BCHW)  # type: ignore[operator]
+
+
+def head_of(net: nn.Module) -> nn.Module:
+    """The last layer of any net of the zoo."""
+    if hasattr(net, "get_classifier"):  # timm's
+        return net.get_classifier()  # type: ignore[operator]
+    return net.fc if hasattr(net, "fc") else net.head  # type: ignore[return-value]
 
 
 class Cnn(nn.Module):

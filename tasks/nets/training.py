@@ -94,6 +94,7 @@ def fit(
     weight_decay: float,
     device: str,
     on_step: Callable[[int, int], None] | None = None,
+    on_logits: "Callable[[int, Tensor], None] | None" = None,
     checkpoint: Work | None = None,
     mean: Sequence[float] = (0.0,),
     std: Sequence[float] = (1.0,),
@@ -108,6 +109,7 @@ def fit(
             or float32 (taken as they are); int64 [B] (cross-entropy) or float32 [B, K] (soft cross-entropy).
             It must depend on the step alone.
         on_step: called after each step with (steps done, steps).
+        on_logits: called in each step with (steps done before it, the batch's logits [B, K] on the device, without gradient).
         checkpoint: where the state is kept every `every` steps under `name`. A later call with the same
             arguments goes on from there, to the same bits as one that was never stopped.
         state: tensors that `on_step` keeps, changed in place; saved and brought back with the rest.
@@ -129,7 +131,10 @@ def fit(
             images, targets = (tensor.to(device) for tensor in batches(step))
             if images.dtype == torch.uint8:
                 images = normalise(images, mean, std)
-            loss = functional.cross_entropy(net(images), targets)
+            logits = net(images)
+            if on_logits:
+                on_logits(step, logits.detach())
+            loss = functional.cross_entropy(logits, targets)
             optimizer.zero_grad()
             loss.backward()
             for group in optimizer.param_groups:
