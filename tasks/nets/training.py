@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
-__all__ = ["channel_stats", "fit", "index_batches", "normalise", "one_cycle", "seeded_net"]
+__all__ = ["adamw", "channel_stats", "fit", "index_batches", "normalise", "one_cycle", "seeded_net"]
 
 # B = samples of a batch, N = all samples, C H W = image, K = classes
 
@@ -85,6 +85,13 @@ def one_cycle(step: int, steps: int, lr: float) -> float:
     return _cosine(lr, lr / 250_000, (step - peak) / (last - peak) if last > peak else 1.0)
 
 
+def adamw(net: "nn.Module", lr: float, weight_decay: float) -> "torch.optim.Optimizer":
+    """AdamW with its decay on all weights."""
+    import torch
+
+    return torch.optim.AdamW(net.parameters(), lr=lr, weight_decay=weight_decay, fused=True)
+
+
 def fit(
     net: "nn.Module",
     batches: "Callable[[int], tuple[Tensor, Tensor]]",
@@ -101,8 +108,10 @@ def fit(
     state: "dict[str, Tensor] | None" = None,
     name: str = "fit",
     every: int = 200,
+    optimizer: "Callable[[nn.Module, float, float], torch.optim.Optimizer] | None" = None,
+    schedule: Callable[[int, int, float], float] = one_cycle,
 ) -> None:
-    """Train `net` in place, in training mode, by AdamW under a one-cycle learning rate; it is left in evaluation mode.
+    """Train `net` in place, in training mode, by AdamW under a one-cycle learning rate unless told; it is left in evaluation mode.
 
     Args:
         batches: gives images and targets of a step: uint8 [B, C, H, W] (normalised here by `mean` and `std`)
@@ -113,6 +122,8 @@ def fit(
         checkpoint: where the state is kept every `every` steps under `name`. A later call with the same
             arguments goes on from there, to the same bits as one that was never stopped.
         state: tensors that `on_step` keeps, changed in place; saved and brought back with the rest.
+        optimizer: makes one of (net, lr, weight_decay), as `adamw` does.
+        schedule: gives the learning rate of (step, steps, lr), as `one_cycle` does.
 
     Raises:
         InputError: the loss isn't finite; looked at when a checkpoint is due and at the end.
@@ -121,8 +132,8 @@ def fit(
     from torch.nn import functional
 
     net.to(device)
-    optimizer = torch.optim.AdamW(net.parameters(), lr=lr, weight_decay=weight_decay, fused=True)
-    done = _resume(net, optimizer, state or {}, checkpoint.load(name) if checkpoint else None)
+    stepper = (optimizer or adamw)(net, lr, weight_decay)
+    done = _resume(net, stepper, state or {}, checkpoint.load(name) if checkpoint else None)
     # cuDNN may otherwise choose kernels that add up in any order.
     with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True):
         for step in range(done, steps):
@@ -135,17 +146,17 @@ def fit(
             if on_logits:
                 on_logits(step, logits.detach())
             loss = functional.cross_entropy(logits, targets)
-            optimizer.zero_grad()
+            stepper.zero_grad()
             loss.backward()
-            for group in optimizer.param_groups:
-                group["lr"] = one_cycle(step, steps, lr)
-            optimizer.step()
+            for group in stepper.param_groups:
+                group["lr"] = schedule(step, steps, lr)
+            stepper.step()
             if on_step:
                 on_step(step + 1, steps)
             if (step + 1) % every == 0 or step + 1 == steps:
                 _refuse_divergence(loss, step + 1)
                 if checkpoint:
-                    checkpoint.save(name, _packed(net, optimizer, state or {}, step + 1))
+                    checkpoint.save(name, _packed(net, stepper, state or {}, step + 1))
     net.eval()
 
 
