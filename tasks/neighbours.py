@@ -1,17 +1,21 @@
-"""Shared numerics of neighbour search: pairs of 64-bit hashes within a Hamming distance."""
+"""Shared numerics of neighbour search: pairs of 64-bit hashes within a Hamming distance, and the nearest of some vectors."""
 
 from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
 
-__all__ = ["HammingIndex", "Pairs"]
+from tasks.coverage import on_grid
 
-# N hashes
+__all__ = ["HammingIndex", "Pairs", "nearest"]
+
+# N hashes or vectors, D numbers a vector, K neighbours, B vectors of a block
 
 _BITS = 64
 # Candidates looked at in one go: 8 bytes each in half a dozen arrays.
 _CANDIDATES = 1 << 20
+# Entries of a block of distances: 32 MiB in float64.
+_BLOCK = 1 << 22
 
 
 class Pairs(NamedTuple):
@@ -73,3 +77,46 @@ class HammingIndex:
         for mask in self.masks[:part]:  # found there already
             near &= (differing & mask) != 0
         return Pairs(first[near], second[near], distance[near])
+
+
+def nearest(vectors_ND: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """The nearest other vectors of each, exactly, by Euclidean distance; of equal ones the first.
+
+    All pairs are compared, in blocks: time grows with N² · D, memory is that of the vectors in float64
+    and of N · K neighbours. Vectors are rounded to a grid on which sums are exact (`on_grid`), so that
+    the number of threads has no say.
+
+    Args:
+        vectors_ND: finite numbers [N, D].
+        count: K, 0 to N - 1.
+
+    Returns:
+        Positions int64 [N, K], from near to far, and squared distances float64 [N, K].
+    """
+    grid_ND, step = on_grid(vectors_ND)
+    squares_N = np.square(grid_ND).sum(axis=1)
+    others_NK, away_NK = np.zeros((len(grid_ND), count), np.int64), np.zeros((len(grid_ND), count))
+    rows = max(1, _BLOCK // len(grid_ND)) if count else len(grid_ND)
+    for start in range(0, len(grid_ND) if count else 0, rows):
+        block = slice(start, min(start + rows, len(grid_ND)))
+        away_BN = grid_ND[block] @ grid_ND.T
+        away_BN *= -2
+        away_BN += squares_N[block, None]
+        away_BN += squares_N
+        away_BN[np.arange(len(away_BN)), np.arange(block.start, block.stop)] = np.inf
+        others_NK[block] = _least(away_BN, count)
+        away_NK[block] = np.take_along_axis(away_BN, others_NK[block], axis=1)
+    return others_NK, away_NK * step**2
+
+
+def _least(away_BN: np.ndarray, count: int) -> np.ndarray:
+    """Positions of the `count` least of each row, from near to far, of equal ones the first; int64 [B, count]."""
+    found_BK = np.sort(np.argpartition(away_BN, count - 1, axis=1)[:, :count], axis=1)
+    last_B = np.take_along_axis(away_BN, found_BK, axis=1).max(axis=1)
+    # Of several at the last distance, a partition takes any.
+    for row in np.flatnonzero((away_BN <= last_B[:, None]).sum(axis=1) > count):
+        nearer = np.flatnonzero(away_BN[row] < last_B[row])
+        equal = np.flatnonzero(away_BN[row] == last_B[row])
+        found_BK[row] = np.sort(np.concatenate([nearer, equal[: count - len(nearer)]]))
+    order_BK = np.argsort(np.take_along_axis(away_BN, found_BK, axis=1), axis=1, kind="stable")
+    return np.take_along_axis(found_BK, order_BK, axis=1)

@@ -1,28 +1,34 @@
 """The budget of every selection: how many rows stay, and how many of each class."""
 
+import inspect
 from collections.abc import Callable
 from decimal import ROUND_HALF_UP, Decimal
 from fractions import Fraction as Ratio
-from typing import TYPE_CHECKING, Literal, Self
+from functools import wraps
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
 from pydantic import Field, model_validator
 
-from schemas.quantities import Fraction
+from schemas.quantities import Bytes, Fraction
+from stillroom.errors import InputError
 from stillroom.operators import Params
 
 if TYPE_CHECKING:
     import polars as pl
 
-__all__ = ["Budget", "Pool", "Verdicts", "pools", "quotas", "rounded"]
+__all__ = ["Budget", "Pool", "Verdicts", "by_bytes", "pools", "quotas", "rounded"]
 
 
 class Budget(Params):
-    """The parameters that selections share: exactly one of `keep`, `keep_rows`, `images_per_class`."""
+    """The parameters that selections share: exactly one of `keep`, `keep_rows`, `images_per_class`, `keep_bytes`."""
 
     keep: Fraction | None = Field(default=None, description="Share of the table's rows that stay, as 10% or 0.1; rounded to whole rows, one at least.")
     keep_rows: int | None = Field(default=None, ge=1, description="Number of rows that stay; all where there are fewer.")
     images_per_class: int | None = Field(default=None, ge=1, description="Number of rows of each class that stay; all of a class that has fewer.")
+    keep_bytes: Bytes | None = Field(
+        default=None, description="Bytes of the encoded images that stay, at most, as 200MB: one row more would exceed it. Needs `image_bytes`."
+    )
     balance: Literal["label", "proportional", "none"] = Field(
         default="label",
         description="label: the same number of each class; proportional: each class its share of the rows; none: classes don't count.",
@@ -30,8 +36,8 @@ class Budget(Params):
 
     @model_validator(mode="after")
     def _one_budget(self) -> Self:
-        if sum(budget is not None for budget in (self.keep, self.keep_rows, self.images_per_class)) != 1:
-            raise ValueError("give exactly one of keep, keep_rows, images_per_class")
+        if sum(budget is not None for budget in (self.keep, self.keep_rows, self.images_per_class, self.keep_bytes)) != 1:
+            raise ValueError("give exactly one of keep, keep_rows, images_per_class, keep_bytes")
         if self.keep == 0:
             raise ValueError("keep: 0 leaves no row")
         if self.images_per_class is not None and self.balance != "label":
@@ -40,7 +46,7 @@ class Budget(Params):
 
     def columns(self) -> list[str]:
         """The columns that this budget needs."""
-        return [] if self.balance == "none" else ["label"]
+        return [*([] if self.balance == "none" else ["label"]), *([] if self.keep_bytes is None else ["image_bytes"])]
 
 
 class Pool:
@@ -106,6 +112,58 @@ class Verdicts:
             elif said:
                 told[where] = reason
         return pl.Series(told.tolist(), dtype=pl.String)
+
+
+def by_bytes(choose: Callable[..., Any]) -> Callable[..., Any]:
+    """Let a choice by rows be asked for bytes: of all numbers of rows, take one that fits and whose successor doesn't.
+
+    The choice is made again and again, each time for so many rows as the last ones let expect: some
+    ten times in a million rows. A ranking's bytes grow with its rows; of other choices, which may
+    take smaller images for more rows, this is still a number that fits and to which one row can't be added.
+    """
+
+    @wraps(choose)
+    def within(*args: Any, **kwargs: Any) -> Any:
+        given = inspect.signature(choose).bind(*args, **kwargs).arguments
+        params, samples = given["params"], given["frames"]["samples"]
+        if params.keep_bytes is None:
+            return choose(**given)
+        sizes_N = samples["image_bytes"].fill_null(0).to_numpy()
+
+        def chosen(rows: int) -> "pl.LazyFrame":
+            return choose(**given | {"params": params.model_copy(update={"keep_bytes": None, "keep_rows": rows})})
+
+        return chosen(_rows_within(params.keep_bytes, sizes_N, chosen))
+
+    return within
+
+
+def _rows_within(budget: int, sizes_N: np.ndarray, chosen: "Callable[[int], pl.LazyFrame]") -> int:
+    """A number of rows whose images fit, where those of one more don't.
+
+    Raises:
+        InputError: not even one fits.
+    """
+    import polars as pl
+
+    fits, fitting, over, exceeding = 0, 0, len(sizes_N), int(sizes_N.sum())
+    if exceeding <= budget:
+        return over
+    tries = 0
+    while over - fits > 1:
+        tries += 1
+        # By the mean size in between; every third time by halves, so that no run of odd sizes makes it creep.
+        expected = fits + (budget - fitting) * (over - fits) // max(1, exceeding - fitting) if tries % 3 else (fits + over) // 2
+        rows = min(max(expected, fits + 1), over - 1)
+        stays_N = chosen(rows).select(pl.col("kind").is_null()).collect().to_series().to_numpy()
+        taken = int(sizes_N[stays_N].sum())
+        if taken <= budget:
+            fits, fitting = rows, taken
+        else:
+            over, exceeding = rows, taken
+    if not fits:
+        raise InputError("keep_bytes", f"{budget} bytes hold no image: the first to stay takes {exceeding}", "give more")
+    return fits
 
 
 def pools(samples: "pl.DataFrame", budget: Budget) -> list[Pool]:

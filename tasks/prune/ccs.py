@@ -7,7 +7,7 @@ import numpy as np
 from pydantic import Field
 
 from stillroom.operators import Draw, select
-from tasks.prune._budget import Verdicts
+from tasks.prune._budget import Verdicts, by_bytes
 from tasks.prune._scores import ScoreBudget, contests, score_of
 
 if TYPE_CHECKING:
@@ -21,6 +21,7 @@ class CcsParams(ScoreBudget):
 
 
 @select(version=1, requires=lambda params: [params.score, *params.columns()], random=True)
+@by_bytes
 def ccs(frames: "dict[str, pl.DataFrame]", params: CcsParams, draw: Draw) -> "pl.LazyFrame":
     """Keep rows from all strata of a score, as evenly as the strata's sizes allow, but for the hardest.
 

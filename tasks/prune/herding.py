@@ -6,7 +6,7 @@ import numpy as np
 
 from stillroom.operators import select
 from tasks.coverage import herded
-from tasks.prune._budget import Verdicts
+from tasks.prune._budget import Verdicts, by_bytes
 from tasks.prune._vectors import VectorBudget, contests
 
 if TYPE_CHECKING:
@@ -18,6 +18,7 @@ class HerdingParams(VectorBudget):
 
 
 @select(version=1, requires=lambda params: params.columns(), vectors=lambda params: [params.vectors])
+@by_bytes
 def herding(frames: "dict[str, pl.DataFrame]", vectors: dict[str, np.ndarray], params: HerdingParams) -> "pl.LazyFrame":
     """Keep rows of each class so that the mean of what is kept stays near the mean of all.
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from stillroom.operators import select
-from tasks.prune._budget import Verdicts
+from tasks.prune._budget import Verdicts, by_bytes
 from tasks.prune._vectors import VectorBudget, contests, on_grid
 
 if TYPE_CHECKING:
@@ -18,6 +18,7 @@ class KCenterParams(VectorBudget):
 
 
 @select(version=1, requires=lambda params: params.columns(), vectors=lambda params: [params.vectors])
+@by_bytes
 def k_center(frames: "dict[str, pl.DataFrame]", vectors: dict[str, np.ndarray], params: KCenterParams) -> "pl.LazyFrame":
     """Keep rows of each class so that the largest distance of a row to the nearest kept one is small.
 

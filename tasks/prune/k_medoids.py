@@ -9,7 +9,7 @@ from pydantic import Field
 
 from stillroom.operators import Draw, select
 from tasks.coverage import k_medoids as cluster
-from tasks.prune._budget import Verdicts
+from tasks.prune._budget import Verdicts, by_bytes
 from tasks.prune._vectors import VectorBudget, contests
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ class KMedoidsParams(VectorBudget):
     adds={"cluster_size": pa.int32()},
     random=True,
 )
+@by_bytes
 def k_medoids(frames: "dict[str, pl.DataFrame]", vectors: dict[str, np.ndarray], params: KMedoidsParams, draw: Draw) -> "pl.LazyFrame":
     """Keep the medoids of each class: rows with the least sum of distances from the others to them.
 

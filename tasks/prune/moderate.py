@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from stillroom.operators import select
-from tasks.prune._budget import Verdicts
+from tasks.prune._budget import Verdicts, by_bytes
 from tasks.prune._vectors import VectorBudget, contests, on_grid
 
 if TYPE_CHECKING:
@@ -18,6 +18,7 @@ class ModerateParams(VectorBudget):
 
 
 @select(version=1, requires=lambda params: params.columns(), vectors=lambda params: [params.vectors])
+@by_bytes
 def moderate(frames: "dict[str, pl.DataFrame]", vectors: dict[str, np.ndarray], params: ModerateParams) -> "pl.LazyFrame":
     """Keep the rows of each class whose distance to the class's mean is nearest to the median distance.
 

@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 from stillroom.operators import Draw, select
-from tasks.prune._budget import Budget, Verdicts, pools, quotas
+from tasks.prune._budget import Budget, Verdicts, by_bytes, pools, quotas
 
 if TYPE_CHECKING:
     import polars as pl
@@ -14,6 +14,7 @@ class RandomParams(Budget):
 
 
 @select(version=1, requires=lambda params: params.columns(), random=True)
+@by_bytes
 def random(frames: "dict[str, pl.DataFrame]", params: RandomParams, draw: Draw) -> "pl.LazyFrame":
     """Keep a random choice of rows, the same number of each class unless told otherwise.
 

@@ -1,4 +1,4 @@
-"""Shares as recipes write them: one number however it is written, and what isn't one is refused."""
+"""Shares and sizes as recipes write them: one number however it is written, and what isn't one is refused."""
 
 import jsonschema
 import pytest
@@ -6,9 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
-from schemas.quantities import Fraction, Gain
+from schemas.quantities import Bytes, Fraction, Gain
 
-FRACTION, GAIN = TypeAdapter(Fraction), TypeAdapter(Gain)
+BYTES, FRACTION, GAIN = TypeAdapter(Bytes), TypeAdapter(Fraction), TypeAdapter(Gain)
 
 
 @given(st.integers(0, 10_000))
@@ -34,3 +34,17 @@ def test_a_gain_may_be_a_loss():
     assert GAIN.validate_python("-0.5%") == -0.005
     with pytest.raises(ValidationError):
         GAIN.validate_python("-101%")
+
+
+@pytest.mark.parametrize(
+    ("written", "size"), [("200MB", 200_000_000), ("1.5 kB", 1500), ("2KiB", 2048), (" 7 ", 7), ("12B", 12), ("0.5GiB", 1 << 29), (9, 9), ("1TB", 10**12)]
+)
+def test_bytes(written, size):
+    assert BYTES.validate_python(written) == size
+    jsonschema.validate(written, BYTES.json_schema())
+
+
+@pytest.mark.parametrize("written", ["0", 0, "-1MB", "1.5B", "many", "1mb", "5%", 2.5, None, "1e3"])
+def test_what_is_no_number_of_bytes_is_refused(written):
+    with pytest.raises(ValidationError):
+        BYTES.validate_python(written)

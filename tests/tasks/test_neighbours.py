@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tasks import neighbours
-from tasks.neighbours import HammingIndex
+from tasks.neighbours import HammingIndex, nearest
 
 FLIPS = st.lists(st.integers(0, 63), max_size=6)
 
@@ -46,3 +46,22 @@ def test_compares_few_of_many_hashes():
     index = HammingIndex(hashes_N, 4)
     candidates = sum(int((place - begin).sum()) for place, begin in zip(index.places, index.begins, strict=True))
     assert candidates < 0.002 * 20_000**2 / 2
+
+
+@given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), min_size=1, max_size=30), st.data())
+def test_nearest_agrees_with_all_distances_sorted(points, data):
+    points_ND = np.array(points, np.float32)
+    count = data.draw(st.integers(0, len(points) - 1))
+    away_NN = ((points_ND[:, None] - points_ND[None]) ** 2).sum(axis=2)
+    np.fill_diagonal(away_NN, np.inf)
+    expected = np.argsort(away_NN, axis=1, kind="stable")[:, :count]
+    others, squares = nearest(points_ND, count)
+    assert others.tolist() == expected.tolist()
+    assert np.allclose(squares, np.take_along_axis(away_NN, expected, axis=1))
+
+
+def test_nearest_in_blocks_is_nearest_at_once(monkeypatch):
+    points_ND = np.random.default_rng(0).normal(size=(90, 4)).astype(np.float32)
+    whole = nearest(points_ND, 6)
+    monkeypatch.setattr("tasks.neighbours._BLOCK", 400)
+    assert all(np.array_equal(one, other) for one, other in zip(whole, nearest(points_ND, 6), strict=True))

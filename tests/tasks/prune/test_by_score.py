@@ -31,6 +31,8 @@ def kept(frame: pl.DataFrame, **params: object) -> str:
         ({"order": "easiest"}, "af"),
         ({"order": "hardest"}, "ce"),
         ({"order": "middle"}, "bd"),
+        ({"order": "strata"}, "ef"),
+        ({"order": "strata", "cut_off": "20%"}, "bf"),
         ({"order": "hardest", "cut_off": "20%"}, "be"),
         ({"order": "middle", "cut_off": 0.34}, "df"),
         ({"order": "easiest", "hard": "low"}, "ce"),
