@@ -20,7 +20,7 @@ from tasks.nets.training import index_batches
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["Arm", "load_hard", "load_stored"]
+__all__ = ["Arm", "load_hard", "load_stored", "weighed"]
 
 # N = samples, V = views of each, B = samples of a batch, C = channels, S = side, K = classes
 
@@ -34,7 +34,7 @@ class Arm:
 
     Args:
         pixels_VNCSS: uint8, memory-mapped; with hard labels the images alone (V = 1).
-        targets: gives, for (views int [B], rows int [B]), class indices int64 [B] or probabilities float32 [B, K].
+        targets: gives, for (views int [B], rows int [B]), class indices int64 [B] or probabilities float32 [B, K], times the sample's weight where it has one.
     """
 
     pixels_VNCSS: np.ndarray
@@ -100,6 +100,28 @@ def load_stored(samples: Table, scratch: Path, side_px: int | None, channels: Li
         return decode(structs.field("soft_label").take(_at(views_B, starts_N[rows_B], counts_N[rows_B])), num_classes)
 
     return Arm(pixels_VNCSS, targets, names)  # type: ignore[arg-type]  # there is a row, so there is an array
+
+
+def weighed(arm: Arm, samples: Table) -> Arm:
+    """The same arm, each sample's loss times its `weight`, scaled to a mean of 1; as it is where there is no such column.
+
+    Raises:
+        InputError: weights that are null, negative or not finite, or all 0.
+    """
+    if "weight" not in samples.schema.names:
+        return arm
+    weight_N = samples.frame(["weight"])["weight"].cast(float).fill_null(float("nan")).to_numpy()
+    if not (np.isfinite(weight_N).all() and weight_N.min(initial=0) >= 0 and weight_N.any()):
+        raise InputError("weight", "holds null, infinite or negative numbers, or nothing but 0", "prune.facility_location gives weights above 0")
+    weight_N = (weight_N / weight_N.mean()).astype(np.float32)
+    one_hot_KK = np.eye(len(arm.label_names), dtype=np.float32)
+
+    def targets(views_B: np.ndarray, rows_B: np.ndarray) -> np.ndarray:
+        # Cross-entropy is linear in its target, so a target times a number is a loss times it.
+        found = arm.targets(views_B, rows_B)
+        return (one_hot_KK[found] if found.ndim == 1 else found) * weight_N[rows_B, None]
+
+    return Arm(arm.pixels_VNCSS, targets, arm.label_names)
 
 
 def _at(views_B: np.ndarray | int, starts_B: np.ndarray, counts_B: np.ndarray) -> pa.Array:

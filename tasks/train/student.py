@@ -12,7 +12,7 @@ from tasks.nets.models import Classifier, ids_seen, model_batch, model_row
 from tasks.nets.samples import load_images, load_labels
 from tasks.nets.training import channel_stats, fit, seeded_net
 from tasks.nets.zoo import NetName
-from tasks.train._arm import Arm, load_hard, load_stored
+from tasks.train._arm import Arm, load_hard, load_stored, weighed
 
 # N = samples, M = those of the tune split, K = classes, C = channels, S = side
 
@@ -36,6 +36,7 @@ class StudentParams(Params):
     labels: Literal["hard", "stored"] = Field(
         default="hard", description="hard: images and their class. stored: their stored views, with the teacher's soft labels if it gave some."
     )
+    weighted: bool = Field(default=False, description="Multiply each sample's loss by its column `weight`, in arms that have one.")
     torch_threads: int = Field(default=1, ge=1, description="Threads of an arm; part of what its weights depend on.")
 
     @model_validator(mode="after")
@@ -58,7 +59,7 @@ def _requires(params: StudentParams) -> list[str]:
 @train(
     version=1,
     units=_units,
-    inputs={"samples": Input(requires=_requires, trains=True), "tune": Input(requires=["image", "label"], trains=False)},
+    inputs={"samples": Input(requires=_requires, also=["weight"], trains=True), "tune": Input(requires=["image", "label"], trains=False)},
     hidden=True,
 )
 def student(unit: Unit, inputs: Mapping[str, Table], params: StudentParams, work: Work) -> Iterator[pa.RecordBatch]:
@@ -81,7 +82,7 @@ def student(unit: Unit, inputs: Mapping[str, Table], params: StudentParams, work
         arm = load_stored(samples, work.scratch, params.side_px, params.channels, epochs)
     else:
         arm = load_hard(samples, work.scratch, params.side_px, params.channels)
-    trainer = _Trainer(arm, inputs["tune"], params, work)
+    trainer = _Trainer(weighed(arm, samples) if params.weighted else arm, inputs["tune"], params, work)
     tried = [trainer.tried(rate) for rate in params.learning_rates]
     best = max(tried, key=lambda one: (one["accuracy"], -one["cross_entropy"]))["learning_rate"]
     saw = ids_seen(samples.frame(["sample_id"])["sample_id"].to_list())

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pyarrow as pa
 import pytest
+import torch
 
 from stillroom.draws import Draw
 from stillroom.errors import InputError, StoreError
@@ -15,7 +16,7 @@ from stillroom.soft_labels import decode, encode, soft_label_type
 from stillroom.tables import MemoryTable
 from stillroom.views import ViewPolicy, draw_views, replay, view_contract, views_field
 from tasks.nets.models import ids_seen
-from tasks.train._arm import load_hard, load_stored
+from tasks.train._arm import load_hard, load_stored, weighed
 from tasks.train.student import StudentParams, student
 
 POLICY = ViewPolicy(kinds=("identity", "affine"), shift_px=2)
@@ -177,3 +178,33 @@ def test_refuses_a_sample_without_views(tmp_path):
 def test_refuses_parameters_that_contradict_each_other(params, problem):
     with pytest.raises(ValueError, match=problem):
         StudentParams(**params)
+
+
+def with_weights(table: MemoryTable, weights: list[float | None]) -> MemoryTable:
+    return MemoryTable(table.table.append_column("weight", pa.array(weights, pa.float32())))
+
+
+@pytest.mark.parametrize("stored", [False, True])
+def test_a_weight_multiplies_the_loss_of_its_sample(tmp_path, stored):
+    table = with_weights(reinforced(6, 2) if stored else samples(6), [1, 3, 0, 2, 2, 4])
+    arm = load_stored(table, tmp_path, None, 1, 2) if stored else load_hard(table, tmp_path, None, 1)
+    rows = np.array([1, 2, 5])
+    plain, heavy = (torch.from_numpy(one.targets(np.zeros(3, int), rows)) for one in (arm, weighed(arm, table)))
+    logits = torch.from_numpy(np.random.default_rng(0).normal(size=(3, 2)).astype(np.float32))
+    losses = torch.nn.functional.cross_entropy(logits, plain, reduction="none")
+    # The weights' mean is 2.
+    assert torch.allclose(torch.nn.functional.cross_entropy(logits, heavy, reduction="none"), losses * torch.tensor([1.5, 0.0, 2.0]))
+
+
+def test_weights_count_only_when_asked_for_and_equal_ones_change_little(tmp_path):
+    table = samples(20)
+    plain = train(table, work(tmp_path))
+    assert train(with_weights(table, [row % 3 for row in range(20)]), work(tmp_path)) == plain
+    assert train(table, work(tmp_path), weighted=True) == plain
+    assert train(with_weights(table, [row % 3 for row in range(20)]), work(tmp_path), weighted=True)[0]["weights"] != plain[0]["weights"]
+
+
+@pytest.mark.parametrize("weights", [[1.0, None], [1.0, -1.0], [0.0, 0.0], [1.0, float("inf")]])
+def test_refuses_weights_that_are_none(tmp_path, weights):
+    with pytest.raises(InputError, match="weight: holds null, infinite or negative"):
+        train(with_weights(samples(2), weights), work(tmp_path), weighted=True)
