@@ -56,7 +56,8 @@ def fingerprint(
         forgotten: what a source's fingerprint has to hold besides where the store forgot rows of it.
 
     A row or select operator depends on its whole input. Units depend on the columns that they
-    require and on the set of rows, so a new column upstream trains nothing again.
+    require, those that they look at where they are there, and the set of rows: another new column
+    upstream trains nothing again.
     """
     values = params.model_dump(mode="json")
     parts: dict[str, Any] = {
@@ -95,4 +96,5 @@ def _narrow(operator: Operator, name: str, prints: Prints, params: Params) -> An
     declared = operator.inputs.get(name) or operator.inputs["*"]
     if declared.kind != "samples":
         return prints.table
-    return {"rows": prints.rows, "columns": {column: prints.columns.get(column, "") for column in declared.columns(params)}}
+    columns = dict.fromkeys([*declared.columns(params), *(column for column in declared.also if column in prints.columns)])
+    return {"rows": prints.rows, "columns": {column: prints.columns.get(column, "") for column in columns}}

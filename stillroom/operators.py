@@ -149,7 +149,7 @@ class Input:
         trains: whether a test row here would leak: the edge is refused where it may hold `test`.
             None leaves it to the kind: what trains, selects, reinforces, generates or distils refuses.
         reference: the input is looked at, and its rows don't come out (select operators).
-        also: columns that a row operator is given beside the required ones where the input has them.
+        also: columns that a row operator is given, and units look at, beside the required ones where the input has them.
     """
 
     kind: Literal["samples", "model", "metrics"] = "samples"
