@@ -15,6 +15,7 @@ Importing this loads torch.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from io import RawIOBase
 from typing import Literal, NamedTuple
 
 import torch
@@ -24,7 +25,7 @@ from torch.nn import functional
 from tasks.nets.dsa import Dsa, apply_dsa
 from tasks.nets.zoo import refuse_statistics
 
-__all__ = ["Engine", "Matched", "Step", "Student", "matching_gradient"]
+__all__ = ["Engine", "Matched", "Step", "Student", "Trail", "matching_gradient"]
 
 # N = synthetic images, B = those of a step, C S S = image, K = classes, P = weights of the net, T = steps
 
@@ -46,6 +47,26 @@ class Matched:
     images_NCSS: Tensor | None = None
     targets_NK: Tensor | None = None
     rate: float = 0.0
+
+
+class Trail:
+    """The weights before each step, in an unbuffered file: only those of one step are in memory."""
+
+    def __init__(self, file: RawIOBase) -> None:
+        self.file = file
+
+    def keep(self, step: int, weights_P: Tensor) -> None:
+        """Put the weights before a step away."""
+        values_P = weights_P.detach().cpu().numpy()
+        self.file.seek(step * values_P.nbytes)
+        self.file.write(values_P.data)
+
+    def before(self, step: int, like_P: Tensor) -> Tensor:
+        """Bring them back, of the type and on the device of `like_P`."""
+        values_P = torch.empty(like_P.shape, dtype=like_P.dtype)
+        self.file.seek(step * values_P.nbytes)
+        self.file.readinto(values_P.numpy().data)
+        return values_P.to(like_P.device)
 
 
 class Student:
@@ -86,7 +107,7 @@ def matching_gradient(
     rate: float,
     segment: tuple[Tensor, Tensor],
     steps: Sequence[Step],
-    trail_TP: Tensor,
+    trail: Trail,
 ) -> Matched:
     """The loss of a segment of an expert's way, and its gradient.
 
@@ -94,14 +115,13 @@ def matching_gradient(
         rate: beta, the student's learning rate.
         segment: the expert's weights at its start and its end, [P] each.
         steps: what the student does.
-        trail_TP: where the weights before each step are kept; in a file, or on another device, they take no memory of this one.
-            `unrolled` has no use for it.
+        trail: where the weights before each step are kept; `unrolled` has no use for it.
     """
     match engine:
         case "unrolled":
             return _unrolled(student, images_NCSS, targets_NK, rate, segment, steps)
         case "exact" | "tesla":
-            return _walked_back(student, images_NCSS, targets_NK, rate, segment, steps, trail_TP, constant=engine == "tesla")
+            return _walked_back(student, images_NCSS, targets_NK, rate, segment, steps, trail, constant=engine == "tesla")
 
 
 def _unrolled(student: Student, images_NCSS: Tensor, targets_NK: Tensor, rate: float, segment: tuple[Tensor, Tensor], steps: Sequence[Step]) -> Matched:
@@ -125,7 +145,7 @@ def _walked_back(
     rate: float,
     segment: tuple[Tensor, Tensor],
     steps: Sequence[Step],
-    trail_TP: Tensor,
+    trail: Trail,
     *,
     constant: bool,
 ) -> Matched:
@@ -136,7 +156,7 @@ def _walked_back(
     start_P, end_P = segment
     weights_P = start_P.detach().clone()
     for step, (rows_B, drawn) in enumerate(steps):
-        trail_TP[step].copy_(weights_P)
+        trail.keep(step, weights_P)
         gradient_P = student.gradient(weights_P.requires_grad_(), apply_dsa(images_NCSS[rows_B], drawn), targets_NK[rows_B])
         weights_P = weights_P.detach().sub_(gradient_P, alpha=rate)
     away_P, scale = weights_P - end_P, (start_P - end_P).square().sum()
@@ -147,7 +167,7 @@ def _walked_back(
     by_images, by_targets, by_rate = torch.zeros_like(images_NCSS), torch.zeros_like(targets_NK), 0.0
     for step in reversed(range(len(steps))):
         rows_B, drawn = steps[step]
-        before_P = trail_TP[step].to(start_P.device, copy=True).requires_grad_()
+        before_P = trail.before(step, start_P).requires_grad_()
         images_BCSS, targets_BK = (tensor[rows_B].detach().requires_grad_() for tensor in (images_NCSS, targets_NK))
         along = lambda_P @ student.gradient(before_P, apply_dsa(images_BCSS, drawn), targets_BK, create_graph=True)
         wanted = [images_BCSS, targets_BK] if constant or step == 0 else [images_BCSS, targets_BK, before_P]

@@ -9,9 +9,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from stillroom.operators import Table, Work
-from stillroom.scratch import memory_map
 from tasks.distill._learning import Judge, State, adam_step, keep, resumed
-from tasks.distill._matching import Matched, Step, Student, matching_gradient
+from tasks.distill._matching import Matched, Step, Student, Trail, matching_gradient
 from tasks.distill._synthetic import Start
 from tasks.nets.dsa import draw_dsa
 from tasks.nets.training import index_batches
@@ -40,7 +39,7 @@ class Distillation:
         with torch.random.fork_rng(devices=[]):  # the initial weights that `build` draws are never used
             self.student = Student(build(experts.config["net"], **shape).to(work.device), experts.config["net"])
         images_NCSS = start.images_NCSS.to(work.device)
-        self.trail_TP = torch.from_numpy(memory_map(work.scratch / "trail", (params.steps, sum(self.student.sizes)), np.float32))
+        self.trail = Trail((work.scratch / "trail").open("w+b", buffering=0))
         logits_NK = self._initial_logits(images_NCSS)
         self.state: State = {
             "done": torch.zeros((), dtype=torch.int64),
@@ -116,7 +115,7 @@ class Distillation:
         weights = [self.student.flat(self.experts.weights(expert, at)) for at in (epoch, epoch + self.params.match_epochs)]
         steps = self._steps(iteration)
         with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True):
-            return matching_gradient(self.params.gradient, self.student, self.state["images"], targets_NK, rate, (weights[0], weights[1]), steps, self.trail_TP)
+            return matching_gradient(self.params.gradient, self.student, self.state["images"], targets_NK, rate, (weights[0], weights[1]), steps, self.trail)
 
     def _segment(self, iteration: int) -> tuple[int, int]:
         """Which expert, and the epoch that its segment starts at."""

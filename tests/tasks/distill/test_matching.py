@@ -1,12 +1,14 @@
 """The engines of trajectory matching against each other, against plain unrolling, and against differences."""
 
+import tempfile
+
 import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from stillroom.errors import InputError
-from tasks.distill._matching import Matched, Step, Student, matching_gradient
+from tasks.distill._matching import Matched, Step, Student, Trail, matching_gradient
 from tasks.nets.dsa import DSA_OPS, Dsa, apply_dsa, draw_dsa
 from tasks.nets.zoo import build
 
@@ -29,10 +31,10 @@ class Problem:
         self.segment = (start_P, start_P + 0.05 * torch.randn(size, dtype=torch.float64))
         drawn = [draw_dsa(DSA_OPS, step, batch) if augment else PLAIN for step in range(steps)]
         self.steps = [Step(torch.randperm(6)[:batch], drawn[step]) for step in range(steps)]
-        self.trail_TP = torch.zeros(steps, size, dtype=torch.float64)
+        self.trail = Trail(tempfile.TemporaryFile(buffering=0))
 
     def by(self, engine) -> Matched:
-        return matching_gradient(engine, self.student, self.images_NCSS, self.targets_NK, RATE, self.segment, self.steps, self.trail_TP)
+        return matching_gradient(engine, self.student, self.images_NCSS, self.targets_NK, RATE, self.segment, self.steps, self.trail)
 
 
 def detached(problem: Problem) -> tuple[Tensor, ...]:
@@ -100,7 +102,7 @@ def test_the_gradient_agrees_with_differences():
 
 def test_no_step_taken_is_a_loss_of_one_and_the_experts_own_steps_are_a_loss_of_zero():
     problem = Problem(3)
-    standing = matching_gradient("exact", problem.student, problem.images_NCSS, problem.targets_NK, 0.0, problem.segment, problem.steps, problem.trail_TP)
+    standing = matching_gradient("exact", problem.student, problem.images_NCSS, problem.targets_NK, 0.0, problem.segment, problem.steps, problem.trail)
     assert standing.loss == pytest.approx(1)
     weights_P = problem.segment[0]
     for rows_B, _ in problem.steps:
@@ -113,7 +115,7 @@ def test_no_step_taken_is_a_loss_of_one_and_the_experts_own_steps_are_a_loss_of_
 def test_a_loss_that_explodes_has_no_gradient():
     problem = Problem(4)
     for engine in ("exact", "tesla", "unrolled"):
-        found = matching_gradient(engine, problem.student, problem.images_NCSS, problem.targets_NK, 1e200, problem.segment, problem.steps, problem.trail_TP)
+        found = matching_gradient(engine, problem.student, problem.images_NCSS, problem.targets_NK, 1e200, problem.segment, problem.steps, problem.trail)
         assert found.images_NCSS is None
 
 
