@@ -49,7 +49,7 @@ def problem(net, classes: int, channels: int, side_px: int, images: int, steps: 
     targets_NK = torch.eye(classes)[torch.arange(images) % classes]
     every = torch.arange(images)
     drawn = [Step(every, draw_dsa(DSA_OPS if augment else (), step, images)) for step in range(steps)]
-    return student, images_NCSS, targets_NK, 0.01, (start_P, end_P), drawn, Trail(tempfile.TemporaryFile(buffering=0))
+    return student, images_NCSS, targets_NK, 0.01, (start_P, end_P), drawn, Trail(tempfile.TemporaryFile(buffering=0))  # noqa: SIM115  # gone with it
 
 
 def cost(authors: Path | None, rounds: int) -> None:
@@ -177,7 +177,7 @@ def cosine(data: dict[str, MemoryTable], models: MemoryTable, folder: Path) -> N
     start = load_start(data["start"], folder, TeslaParams(side_px=28, channels=1), experts.config["mean"], experts.config["std"])
     student = Student(build("convnet3:16", num_classes=10, channels=1, side_px=28), "convnet3:16")
     targets_NK, every, lines = torch.eye(10)[torch.from_numpy(start.labels_N)], torch.arange(10), []
-    trail = Trail(tempfile.TemporaryFile(buffering=0))
+    trail = Trail(tempfile.TemporaryFile(buffering=0))  # noqa: SIM115  # gone with it
     for steps in (1, 2, 5, 15, 30):
         for rate in (0.01, 0.03, 0.1):
             found = []

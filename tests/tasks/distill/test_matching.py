@@ -31,7 +31,7 @@ class Problem:
         self.segment = (start_P, start_P + 0.05 * torch.randn(size, dtype=torch.float64))
         drawn = [draw_dsa(DSA_OPS, step, batch) if augment else PLAIN for step in range(steps)]
         self.steps = [Step(torch.randperm(6)[:batch], drawn[step]) for step in range(steps)]
-        self.trail = Trail(tempfile.TemporaryFile(buffering=0))
+        self.trail = Trail(tempfile.TemporaryFile(buffering=0))  # noqa: SIM115  # gone with it
 
     def by(self, engine) -> Matched:
         return matching_gradient(engine, self.student, self.images_NCSS, self.targets_NK, RATE, self.segment, self.steps, self.trail)
