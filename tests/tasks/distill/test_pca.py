@@ -1,6 +1,9 @@
 """distill.pca: the easiest of each class, each once, whole and in a cell of its own; and its views never straddle cells."""
 
+from pathlib import Path
+
 import numpy as np
+import polars as pl
 import pyarrow as pa
 import pytest
 from hypothesis import given
@@ -8,6 +11,9 @@ from hypothesis import strategies as st
 from PIL import Image
 from pydantic import ValidationError
 
+import stillroom
+from flows.build import build_recipe
+from flows.history.explain import explain
 from flows.resolve import resolve_text
 from stillroom.draws import Draw
 from stillroom.errors import InputError, RecipeErrors
@@ -18,6 +24,7 @@ from stillroom.tables import MemoryTable
 from tasks.distill.pca import PcaParams, combine, pca
 
 NAMES = ["cat", "dog"]
+RECIPES = Path(__file__).parents[3] / "recipes"
 
 
 def samples(
@@ -171,3 +178,29 @@ def test_test_rows_can_be_no_parents(tmp_path):
         resolve_text(RECIPE.replace("EDGE", "split").replace("COLUMN", "label").replace("score: label", "score: label, hard: high"), tmp_path)
     with pytest.raises(RecipeErrors, match="'raw' was never split"):
         resolve_text(RECIPE.replace("EDGE", "raw").replace("COLUMN", "label").replace("score: label", "score: label, hard: high"), tmp_path)
+
+
+QUICK = ["scores.epochs=2", "scores.el2n_epochs=[2]", "scores.seeds=1", "augmented.count=3", "proof.student.steps=2", "proof.student.seeds=2"]
+
+
+@pytest.mark.server
+@pytest.mark.slow
+def test_the_shipped_recipe_publishes_mosaics_whose_parents_are_training_rows(tmp_path):
+    result = build_recipe(RECIPES / "pca_digits.yaml", tmp_path, [*QUICK, "proof.student.tune_seeds=1", "proof.student.learning_rates=[0.01]"])
+    assert result.proof is not None
+    assert {"candidate.stored", "control.stored"} <= {arm["arm"] for arm in result.proof["arms"]}
+    assert {arm["rows"] for arm in result.proof["arms"] if arm["arm"] != "raw.hard"} == {100}
+
+    snapshot = stillroom.open("pca-digits@1", store=tmp_path)
+    rows = pl.DataFrame(snapshot.table("train").frame())
+    parents = rows.select("label", parent=pl.col("parents")).explode("parent")
+    originals = stillroom.table("pca-digits.scores", store=tmp_path).frame(["sample_id", "label", "split"])
+    found = parents.join(originals, left_on="parent", right_on="sample_id")
+    assert found.height == parents["parent"].n_unique() == 400 and (found["label"] == found["label_right"]).all() and set(found["split"]) == {"train"}
+    assert explain(snapshot, rows["sample_id"][0]).parents[0].source.startswith("digits:")
+
+    item = snapshot.torch("train", views="stored")[0]
+    assert item["image"].shape == (1, 8, 8) and "soft_label" not in item
+    # The control's images are whole, and so are its views: up to the whole of 8x8, where a mosaic's cell is 8x8 of 16x16.
+    control = stillroom.table("pca-digits.augmented--random", store=tmp_path).frame(["views"])["views"].explode().struct.unnest()
+    assert control["crop_h"].max() == 8 and (control["crop_y"] + control["crop_h"]).max() == 8
