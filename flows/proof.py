@@ -8,7 +8,7 @@ from stillroom.records import Record
 from stillroom.stored import StoredTable
 from stillroom.stores import Store
 
-__all__ = ["proof_of", "verdict"]
+__all__ = ["judged_of", "proof_of", "verdict"]
 
 
 def proof_of(plan: Plan, records: dict[str, Record]) -> dict[str, Any] | None:
@@ -54,6 +54,20 @@ def proof_of(plan: Plan, records: dict[str, Record]) -> dict[str, Any] | None:
     found = frame.filter(pl.col("kind") == "difference").select("arm", "against", "gain", "low", "high").to_dicts()
     differences = [{**line, "arm": arm_name(line["arm"]), "against": arm_name(line["against"])} for line in found]
     return {"stage": name, "table": {"name": record.table.name, "version": record.table.version}, "arms": arms, "differences": differences}
+
+
+def judged_of(plan: Plan, records: dict[str, Record]) -> list[dict[str, Any]]:
+    """What each evaluate.distilled stage of a recipe found: `stage`, and `lines` of kinds arm, difference and ranking, without what is null."""
+    import polars as pl
+
+    found = []
+    for stage in plan.stages:
+        if stage.op == "evaluate.distilled" and stage.name in records:
+            frame = StoredTable(Store(plan.store), records[stage.name].table).frame().filter(pl.col("kind") != "seed")
+            lines = [{name: value for name, value in line.items() if value is not None} for line in frame.iter_rows(named=True)]
+            sets = {name: edge.stage for name, edge in stage.resolved.inputs.items()}
+            found.append({"stage": stage.name, "sets": sets, "lines": lines})
+    return found
 
 
 def verdict(promote: Promote, proof: dict[str, Any] | None, current: dict[str, Any] | None) -> tuple[bool, str]:

@@ -7,7 +7,7 @@ import pyarrow as pa
 
 from flows.manifest import stage_lines
 from flows.plan import Plan
-from flows.proof import proof_of, verdict
+from flows.proof import judged_of, proof_of, verdict
 from schemas.recipe import Recipe
 from stillroom.digests import json_digest
 from stillroom.errors import GateError, InputError
@@ -94,6 +94,7 @@ def publish_build(plan: Plan, records: dict[str, Record], pool: "Pool", seconds:
             "environment": environment(),
             "gates": gates,
             "proof": proof,
+            "judged": judged_of(plan, records),
             "seconds": round(seconds, 1),
         },
     )

@@ -1,5 +1,6 @@
 """The proof as the report shows it: arms and differences, each with its interval, on a common scale."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,7 +9,7 @@ from markupsafe import Markup
 from flows.report.charts import Scale, axis, interval_mark, ticks
 from flows.report.sentences import arm_label, chosen_arms, interval, percent, points
 
-__all__ = ["Forest", "ForestLine", "arms_forest", "differences_forest"]
+__all__ = ["Forest", "ForestLine", "arms_forest", "differences_forest", "forest_of"]
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,20 @@ def differences_forest(proof: dict[str, Any]) -> Forest | None:
         lines.append(ForestLine(label if detail == other_detail else f"{label}, {detail}", against, mark, points(difference["gain"]), bounds, css, note))
     digits = _digits(ticks(scale))
     return Forest(lines, axis(scale, [(tick, "0" if tick == 0 else points(tick, digits)) for tick in ticks(scale)], zero=True))
+
+
+def forest_of(lines: Sequence[tuple[str, str, float, float, float, str]], *, paired: bool) -> Forest:
+    """A forest plot of any figures: (label, detail, value, low, high, style) each; `paired` ones are gains, shown in points over a line at zero."""
+    scale = Scale.over([*([0.0] if paired else []), *(bound for line in lines for bound in line[3:5])])
+    drawn = []
+    for label, detail, value, low, high, css in lines:
+        figure, bounds = (points(value), f"[{points(low)}, {points(high)}]") if paired else (percent(value), interval(low, high))
+        note = "" if not paired else "better" if low > 0 else "worse" if high < 0 else "no difference shown"
+        mark = interval_mark(value, low, high, scale, css=css, zero=paired, title=f"{label}, {detail}: {figure} {bounds}")
+        drawn.append(ForestLine(label, detail, mark, figure, bounds, css, note))
+    digits = _digits(ticks(scale))
+    marks = [(tick, ("0" if tick == 0 else points(tick, digits)) if paired else percent(tick, digits)) for tick in ticks(scale)]
+    return Forest(drawn, axis(scale, marks, zero=paired))
 
 
 def _digits(marked: list[float]) -> int:

@@ -12,6 +12,7 @@ from flows.report import charts, dag, sentences
 from flows.report.gallery import GROUPS, KEPT_PICTURES, LEFT_PICTURES, planned, rooms
 from flows.report.lineage import Source, before_and_after, feeds, graph, published, seconds_by_owner, visible
 from flows.report.proof import arms_forest, differences_forest
+from flows.report.small_sets import GRID_PICTURES, distilled_grids, distilled_stages, judged_sets
 from flows.report.stored_views import VIEW_PICTURES, shown_views, views_stage
 from flows.report.survey import Survey, survey, survey_removed
 from flows.report.thumbnails import image_column, side_for
@@ -52,6 +53,7 @@ def render(manifest: Manifest, tables: Callable[[str], Table], removed: Callable
             for stage in with_pictures
         )
         + VIEW_PICTURES
+        + GRID_PICTURES * len(distilled_stages(shown))
     )
     left = {kind for stage in shown for kind in _LEFT if (stage.get("counts") or {}).get(kind)}
     viewed = views_stage(shown, published(manifest), tables)
@@ -70,6 +72,8 @@ def render(manifest: Manifest, tables: Callable[[str], Table], removed: Callable
         "rooms": rooms(with_pictures, stages, surveys, leavers, tables, side_px),
         "without_pictures": [stage["name"] for stage in shown if stage not in with_pictures],
         "views": shown_views(viewed, tables(viewed["name"]), surveys[viewed["name"]].picks, side_px) if viewed else None,
+        "grids": distilled_grids(shown, tables, side_px),
+        "judged": judged_sets(manifest),
         "chosen": arms_forest(manifest["proof"], only_chosen=True) if sentences.chosen_arms(manifest.get("proof")) else None,
         "arms": arms_forest(manifest["proof"]) if (manifest.get("proof") or {}).get("arms") else None,
         "differences": differences_forest(manifest["proof"]) if manifest.get("proof") else None,

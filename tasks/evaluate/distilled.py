@@ -38,7 +38,9 @@ class DistilledParams(Params):
     )
     seeds: int = Field(default=5, ge=1, description="Nets of an arm. Seed s starts from the same weights in every arm.")
     epochs: int | None = Field(default=None, ge=1, description="Passes over a small set; left out, the protocol's: 1000, of pca 300.")
-    real_epochs: int = Field(default=20, ge=0, description="Passes over all real samples, for HLR and LRS; 0 leaves both out.")
+    real_epochs: int = Field(
+        default=20, ge=0, description="Passes over all real samples, for HLR and LRS; more, where the small set gets more steps. 0 leaves both out."
+    )
     learning_rates: tuple[float, ...] = Field(default=(), description="Tried on `tune` by every arm, beside the protocol's own.")
     tune_seeds: int = Field(default=1, ge=1, description="Nets that a learning rate is judged by: the first of the seeds.")
     augment: tuple[DsaOp, ...] = Field(default=DSA_OPS, description=f"DSA's operations: of {', '.join(DSA_OPS)}. No flip where left and right count.")
@@ -201,7 +203,11 @@ class _Trainer:
         self.own = load_set(inputs[value["sets"][0]], told, work.scratch, exact=told.exact and self._exact()) if self.is_set else None
         self.sets: dict[int, SmallSet] = {}
         recipe = params.recipe(told)
-        self.recipe = recipe.of_epochs(params.real_epochs) if value["arm"] == "real" else recipe
+        if value["arm"] == "real":
+            # A reference that took fewer steps than the set would be a weak one: of a few hundred samples, 20 passes are a few dozen steps.
+            steps_an_epoch = recipe.of_epochs(1).steps(inputs["real"].rows)
+            recipe = recipe.of_epochs(max(params.real_epochs, -(-recipe.steps(sum(told.counts.values())) // steps_an_epoch)))
+        self.recipe = recipe
         if "tune" in inputs:
             self.tune_labels, self.tune_names = load_labels(inputs["tune"])
             self.tune_MCSS = load_images(inputs["tune"], work.scratch, **self.size, name="tune")

@@ -70,6 +70,19 @@ def test_a_new_column_upstream_trains_nothing_again(recipe, store):
     assert before["scores"].table != after["scores"].table
 
 
+def test_a_column_that_units_look_at_where_it_is_there_counts():
+    """An `Input.also` of evaluate.distilled: the set's own `training`."""
+    from schemas.fingerprints import Prints, fingerprint
+    from tasks.evaluate.distilled import DistilledParams, distilled
+
+    def print_of(**columns: str) -> str:
+        inputs = {name: Prints("table", "rows", {"image": "a", "label": "b"} | (columns if name == "mine" else {}), {}) for name in ("real", "test", "mine")}
+        return fingerprint(distilled, DistilledParams(), 1, inputs, [], [], {}).table
+
+    assert len({print_of(), print_of(training="c"), print_of(training="d")}) == 3
+    assert print_of(cluster_size="c") == print_of()
+
+
 def test_a_reason_is_said_once_however_many_columns_it_touches(recipe, store):
     text = BASE + "  looks: {op: score.embed, from: split.train, side_px: 8, channels: 1}\n"
     build_recipe(recipe(text), store, until="looks", workers=1)

@@ -111,6 +111,12 @@ def test_each_set_stands_beside_as_many_real_samples_and_all_of_them(tmp_path):
     assert gains == pytest.approx({f"{arm}.hard": accuracy["candidate"] - accuracy[arm] for arm in ("random", "herding", "k_medoids")})
 
 
+def test_all_real_samples_get_as_many_steps_as_the_set_at_least(tmp_path):
+    """Six passes are six steps for a set of three, and for 36 real samples too."""
+    real = [judge(tmp_path, {"mine": samples(1)}, real_epochs=epochs, robustness=False).filter(arm="real") for epochs in (1, 6, 40)]
+    assert real[0].equals(real[1]) and not real[0].equals(real[2])
+
+
 def test_soft_labels_that_are_one_hot_give_the_hard_answers_bit_for_bit(tmp_path):
     params = DistilledParams(**LEARNING)
     inputs = {"real": REAL, "test": TEST, "mine": synthetic(soft=np.eye(3).tolist(), training=PLAIN)}
