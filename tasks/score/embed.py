@@ -18,13 +18,17 @@ from tasks.nets.zoo import build, check_net, feature_size, head_names
 # B = images, C S S = image, D = size of the vector
 
 UNIT_ROWS = 4096
+WITHOUT_WEIGHTS = ("scattering", "random_convs")
+SMALLEST_PX = 8  # what random filters of 6 pixels and their quarters need
 
 
 class EmbedParams(Params):
     """Parameters of `score.embed`."""
 
     net: str = Field(
-        default="pixels", description="pixels: the image itself. model: the features of the `model` input. timm/<name>: of that net, with `weights`."
+        default="pixels",
+        description="pixels: the image itself. scattering, random_convs: features without weights. model: the features of the `model` input. "
+        "timm/<name>: of that net, with `weights`.",
     )
     side_px: int = Field(default=32, ge=1, description="Images are resized to this square first; with net: model, to the model's.")
     channels: Literal[1, 3] = Field(default=3, description="1 grey, 3 colour; with net: model, the model's.")
@@ -32,32 +36,45 @@ class EmbedParams(Params):
     mean: tuple[float, ...] = Field(default=(0.485, 0.456, 0.406), description="Of a timm net's input, a channel each, on the scale 0 to 1.")
     std: tuple[float, ...] = Field(default=(0.229, 0.224, 0.225), description="Likewise.")
     features: int | None = Field(default=None, ge=1, description="With net: model, how many features the model has.")
+    scales: int = Field(default=2, ge=1, le=8, description="With net: scattering, how often the scale doubles; vectors are sampled every 2^scales pixels.")
+    angles: int = Field(default=8, ge=1, le=32, description="With net: scattering, the directions of its wavelets.")
+    filters: int = Field(default=256, ge=1, description="With net: random_convs, how many; vectors have 4 numbers for each.")
     name: str = Field(default="embedding", pattern=r"^[a-z][a-z0-9_]*$", description="The column's name.")
     batch: int = Field(default=256, ge=1, description="Images that the net sees at once; the last batch is filled up.")
 
     @field_validator("net")
     @classmethod
     def _known(cls, net: str) -> str:
-        return net if net in ("pixels", "model") else check_net(net)
+        return net if net in ("pixels", "model", *WITHOUT_WEIGHTS) else check_net(net)
 
     @model_validator(mode="after")
     def _complete(self) -> Self:
         if self.net.startswith("timm/") != (self.weights is not None):
             raise ValueError("weights: a timm net needs a file of them, and nothing else takes one")
-        if self.net not in ("pixels", "model") and not self.net.startswith("timm/"):
-            raise ValueError("net: pixels, model or timm/<name>; a net of ours comes in by the input `model`")
+        if self.net not in ("pixels", "model", *WITHOUT_WEIGHTS) and not self.net.startswith("timm/"):
+            raise ValueError("net: pixels, scattering, random_convs, model or timm/<name>; a net of ours comes in by the input `model`")
         if self.weights is not None and (len(self.mean) != self.channels or len(self.std) != self.channels):
             raise ValueError(f"mean and std: {self.channels} numbers each, one a channel")
         if any(deviation <= 0 for deviation in self.std):
             raise ValueError("std: numbers above 0 expected")
         if (self.net == "model") != (self.features is not None):
             raise ValueError("features: say it with net: model, and only there")
+        if self.net in WITHOUT_WEIGHTS and self.side_px < SMALLEST_PX:
+            raise ValueError(f"side_px: net: {self.net} needs {SMALLEST_PX} at least")
+        if self.net == "scattering" and 2**self.scales > self.side_px:
+            raise ValueError(f"scales: 2^{self.scales} pixels are more than side_px: {self.side_px}")
         return self
 
 
 def _adds(params: EmbedParams, schemas: Mapping[str, pa.Schema]) -> dict[str, pa.Field]:
     if params.net == "pixels":
         size = params.channels * params.side_px**2
+    elif params.net == "scattering":
+        from tasks.nets.scattering import scattering_size
+
+        size = scattering_size(params.channels, params.side_px, params.scales, params.angles)
+    elif params.net == "random_convs":
+        size = 4 * params.filters
     elif params.net == "model":
         if "model" not in schemas:
             raise InputError("from.model", "net: model needs a model", "write from: {samples: …, model: …}")
@@ -72,7 +89,7 @@ def _units(inputs: Mapping[str, Table]) -> list[Unit]:
     return [Unit(f"rows-{start}", start, min(start + UNIT_ROWS, rows)) for start in range(0, rows, UNIT_ROWS)]
 
 
-@score(version=1, units=_units, adds=_adds, inputs={"samples": Input(requires=["image"]), "model": Input(kind="model", optional=True)})
+@score(version=1, units=_units, adds=_adds, inputs={"samples": Input(requires=["image"]), "model": Input(kind="model", optional=True)}, random=True)
 def embed(unit: Unit, inputs: Mapping[str, Table], params: EmbedParams, work: Work) -> Iterator[pa.RecordBatch]:
     """Give each image a vector of float32: its pixels over 255, or a net's features.
 
@@ -90,6 +107,8 @@ def embed(unit: Unit, inputs: Mapping[str, Table], params: EmbedParams, work: Wo
         pixels_BCSS = decode_squares(batch["image"], start, side_px=size[0], channels=size[1])
         if member is None:
             vectors_BD = pixels_BCSS.reshape(len(pixels_BCSS), -1).astype(np.float32) / 255
+        elif params.net in WITHOUT_WEIGHTS:
+            vectors_BD = member.run(member.net, pixels_BCSS, params.batch)
         else:
             vectors_BD = member.features(pixels_BCSS, params.batch)
         if params.features not in (None, vectors_BD.shape[1]):
@@ -104,6 +123,14 @@ def _member(inputs: Mapping[str, Table], params: EmbedParams, work: Work) -> Cla
         return None
     if params.net == "model":
         return load_classifiers(inputs["model"], work.device)[0]
+    if params.net in WITHOUT_WEIGHTS:
+        from tasks.nets.random_convs import RandomConvs
+        from tasks.nets.scattering import Scattering
+
+        drawn = params.net == "random_convs"
+        given = RandomConvs(params.channels, params.filters, work.draw) if drawn else Scattering(params.side_px, params.scales, params.angles)
+        as_it_is = {"channels": params.channels, "side_px": params.side_px, "mean": (0.0,) * params.channels, "std": (1.0,) * params.channels}
+        return Classifier(given.to(work.device).eval(), as_it_is, params.net, work.device)
     import torch
 
     assert params.weights is not None

@@ -78,6 +78,25 @@ def test_a_row_depends_on_neither_batch_nor_unit(tmp_path):
     check()
 
 
+@pytest.mark.parametrize("params", [{"net": "scattering", "scales": 1, "angles": 3}, {"net": "random_convs", "filters": 5}])
+def test_nets_without_weights_give_a_row_the_same_in_every_unit(tmp_path, params):
+    whole = embedded(tmp_path, side_px=8, channels=1, batch=8, **params)
+    parts = [embedded(tmp_path, start, stop, side_px=8, channels=1, batch=8, **params) for start, stop in ((0, 5), (5, 23))]
+    assert np.array_equal(np.concatenate(parts), whole)
+    assert len(np.unique(whole, axis=0)) == 23
+
+
+def test_random_convs_are_a_sum_over_each_window(tmp_path):
+    found = embedded(tmp_path, net="random_convs", filters=3, side_px=8, channels=1)
+    drawn = Draw(0, "score.embed").generator("random_convs").standard_normal((3, 6, 6))
+    drawn -= drawn.mean((1, 2), keepdims=True)
+    drawn /= np.sqrt((drawn**2).sum((1, 2), keepdims=True))
+    windows = np.lib.stride_tricks.sliding_window_view(PIXELS[:, 0] / 255, (6, 6), axis=(1, 2))  # [23, 3, 3, 6, 6]
+    answers = np.maximum(np.einsum("brcyx,fyx->bfrc", windows, drawn), 0)
+    quarters = [answers[:, :, rows, columns].mean((2, 3)) for rows in (slice(0, 2), slice(1, 3)) for columns in (slice(0, 2), slice(1, 3))]
+    assert found == pytest.approx(np.stack(quarters, 2).reshape(23, 12), abs=1e-5)
+
+
 def test_units_cover_all_rows():
     units = embed.units({"samples": samples(np.repeat(PIXELS[:1], 4100, axis=0))})
     assert [(unit.name, unit.start, unit.stop) for unit in units] == [("rows-0", 0, 4096), ("rows-4096", 4096, 4100)]
@@ -128,6 +147,8 @@ def test_a_broken_image_is_named_by_its_row(tmp_path):
         ({"net": TIMM}, "a timm net needs a file of them"),
         ({"weights": "w.safetensors"}, "nothing else takes one"),
         ({"net": "cnn"}, "a net of ours comes in by the input `model`"),
+        ({"net": "scattering", "side_px": 8, "scales": 4}, "2^4 pixels are more than side_px: 8"),
+        ({"net": "random_convs", "side_px": 7}, "needs 8 at least"),
         ({"net": "timn/x"}, "unknown net 'timn/x'"),
         ({"net": "model"}, "features: say it with net: model"),
         ({"net": TIMM, "weights": "w.safetensors", "channels": 1}, "mean and std: 1 numbers each"),
