@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-__all__ = ["Clustering", "herded", "k_medoids", "on_grid"]
+__all__ = ["Clustering", "grid_step", "herded", "k_medoids", "on_grid"]
 
 # N rows, D numbers a row, K medoids; M some of the rows, B a block of them
 
@@ -32,12 +32,16 @@ def on_grid(vectors_ND: np.ndarray, spare_bits: int = 0) -> tuple[np.ndarray, fl
     order gives the same sum: each is kept to so many bits that D squares of differences fit,
     and `spare_bits` fewer where more than differences is summed up.
     """
-    bits = (53 - 2 - int(np.ceil(np.log2(vectors_ND.shape[1])))) // 2 - spare_bits
-    largest = float(np.abs(vectors_ND).max())
-    step = 2.0 ** (int(np.frexp(largest)[1]) - bits)
+    step = grid_step(float(np.abs(vectors_ND).max()), vectors_ND.shape[1], spare_bits)
     grid_ND = vectors_ND.astype(np.float64)
     grid_ND /= step
     return np.rint(grid_ND, out=grid_ND), step
+
+
+def grid_step(largest: float, size: int, spare_bits: int = 0) -> float:
+    """The power of two whose multiples `on_grid` takes, for vectors of `size` numbers up to `largest`."""
+    bits = (53 - 2 - int(np.ceil(np.log2(size)))) // 2 - spare_bits
+    return 2.0 ** (int(np.frexp(largest)[1]) - bits)
 
 
 def herded(vectors_RD: np.ndarray, count: int) -> np.ndarray:
