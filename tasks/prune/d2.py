@@ -56,7 +56,7 @@ def d2(frames: "dict[str, pl.DataFrame]", vectors: dict[str, np.ndarray], params
     for pool, rows, last, quota in contests(samples, ranked_N, params, verdicts):
         verdicts.reject(pool.rows[~usable_N[pool.rows]], f"{params.vectors} holds NaN or infinity")
         verdicts.drop(rows[last:], partial(_cut, params.score, f"the hardest {len(rows) - last} of {len(rows)} in {pool.name} are cut off"))
-        by_id = np.sort(rows[:last])[samples["sample_id"].gather(np.sort(rows[:last])).arg_sort().to_numpy()]
+        by_id = rows[:last][samples["sample_id"].gather(rows[:last]).arg_sort().to_numpy()]
         if not len(by_id):
             continue
         others_RK, squares_RK = nearest(scaled(vectors_ND[by_id], params.normalise), min(params.neighbours, len(by_id) - 1))
