@@ -49,7 +49,7 @@ def problem(net, classes: int, channels: int, side_px: int, images: int, steps: 
     targets_NK = torch.eye(classes)[torch.arange(images) % classes]
     every = torch.arange(images)
     drawn = [Step(every, draw_dsa(DSA_OPS if augment else (), step, images)) for step in range(steps)]
-    return student, images_NCSS, targets_NK, 0.01, (start_P, end_P), drawn, Trail(tempfile.TemporaryFile(buffering=0))  # noqa: SIM115  # gone with it
+    return student, images_NCSS, targets_NK, 0.01, (start_P, end_P), drawn, Trail(tempfile.TemporaryFile(buffering=0))  # gone with it
 
 
 def cost(authors: Path | None, rounds: int) -> None:
