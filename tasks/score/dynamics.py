@@ -34,7 +34,7 @@ class DynamicsParams(Params):
     el2n_epochs: tuple[int, ...] | None = Field(
         default=None,
         min_length=1,
-        description="The epochs whose error and gradient count for `el2n` and `grand`; left out, those from 15 to 20 % of the training: 3 and 4 of 20.",
+        description="The epochs whose error and gradient count for `el2n` and `grand`; left out, from 15 to 25 % of the training, but the first: 3 to 5 of 20.",
     )
     window: int | None = Field(
         default=None, ge=2, description=f"Epochs of a window of `dynamic_uncertainty` and `dual`; left out, {WINDOW}, or all where there are fewer."
@@ -64,7 +64,9 @@ class DynamicsParams(Params):
     @property
     def early_epochs(self) -> tuple[int, ...]:
         """The epochs whose error and gradient count."""
-        return self.el2n_epochs or tuple(range(-(-3 * self.epochs // 20), -(-self.epochs // 5) + 1))
+        # Within the first, an error says little more than when the sample's turn came.
+        first = min(max(2, -(-15 * self.epochs // 100)), self.epochs)
+        return self.el2n_epochs or tuple(range(first, max(first, -(-self.epochs // 4)) + 1))
 
     @property
     def window_epochs(self) -> int:
