@@ -187,3 +187,13 @@ def test_a_step_can_be_asked_for_at_any_time():
 def test_nothing_to_train_on_is_refused():
     with pytest.raises(InputError, match="there are no samples to train on"):
         index_batches(0, 4, "order", DRAW)
+
+
+def test_whoever_listens_gets_the_logits_before_each_step_and_changes_nothing():
+    heard: list[tuple[int, torch.Tensor]] = []
+    listened_to = trained(small_net(), steps=3, on_logits=lambda step, logits: heard.append((step, logits)))
+    assert same(listened_to, trained(small_net(), steps=3))
+    assert [step for step, _ in heard] == [0, 1, 2]
+    images, _ = hard_batches(0)
+    assert torch.equal(heard[0][1], small_net()(normalise(images, [0.5], [0.25])).detach())  # of the net as it was made, in training mode
+    assert not heard[0][1].requires_grad

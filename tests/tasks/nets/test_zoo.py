@@ -8,7 +8,7 @@ import torch
 from pydantic import BaseModel, ValidationError
 
 from stillroom.errors import InputError
-from tasks.nets.networks import features_of
+from tasks.nets.networks import features_of, head_of
 from tasks.nets.zoo import NetName, build, feature_size, head_names
 
 # The sides of digits and of Fashion-MNIST, and each net's odd ones.
@@ -34,6 +34,7 @@ def test_the_last_layer_over_the_features_gives_the_logits(net, head):
     images = torch.rand(2, 1, 32, 32)
     with torch.inference_mode():
         assert torch.allclose(getattr(module, head)(features_of(module, images)), module(images))
+    assert head_of(module) is getattr(module, head)
     assert not net.startswith("timm/") or head_names(net) == (head,)
 
 
