@@ -5,6 +5,8 @@ never on workers, batch size or what was read before. An epoch travels to the wo
 indices that the loader's sampler gives out, because workers that persist don't see `set_epoch`.
 """
 
+import json
+import math
 import multiprocessing
 import os
 from collections.abc import Iterator, Sequence
@@ -45,7 +47,8 @@ class TorchSplit(Dataset[dict[str, Any]]):
 
     - `image`: float32 [C, H, W] from 0 to 1, or uint8 as stored; normalise it as your model likes,
     - `label`: int64,
-    - `soft_label`: float32 [K], with stored views that a teacher labelled: for the very view that `image` shows,
+    - `soft_label`: float32 [K], with stored views that a teacher labelled: for the very view that `image` shows; of a distilled
+      set, what was learnt for the image,
     - `sample_id`: str.
 
     In epoch e a sample shows its view (o + e) mod V, V views a sample, o by its id and the seed: each
@@ -59,11 +62,11 @@ class TorchSplit(Dataset[dict[str, Any]]):
         table: a split of a snapshot, or any table with `sample_id`, `image`, `label`.
         views: "stored" shows stored views with their soft labels, None plain images.
         seed: of the order and of the views.
-        pixels: "float" or "uint8".
+        pixels: "float", "uint8", or of a distilled set "normalised": float32 without the loss of 8 bits, normalised as `training` tells.
         channels: 1 or 3, where pictures differ in it; None as they are.
 
     Raises:
-        InputError: `views` or `pixels` is none of these words.
+        InputError: `views` or `pixels` is none of these words; views and normalised pixels at once.
         StoreError: at the first read: no stored views, or this stillroom replays them otherwise.
     """
 
@@ -76,15 +79,27 @@ class TorchSplit(Dataset[dict[str, Any]]):
         pixels: str = "float",
         channels: int | None = None,
     ) -> None:
-        if views not in ("stored", None) or pixels not in ("float", "uint8"):
-            raise InputError("TorchSplit", f"views={views!r}, pixels={pixels!r}", "views is 'stored' or None, pixels 'float' or 'uint8'")
+        if views not in ("stored", None) or pixels not in ("float", "uint8", "normalised"):
+            raise InputError("TorchSplit", f"views={views!r}, pixels={pixels!r}", "views is 'stored' or None, pixels 'float', 'uint8' or 'normalised'")
+        if views and pixels == "normalised":
+            raise InputError("TorchSplit", "views='stored' goes by images of 8 bits, pixels='normalised' has none", "pass one of the two")
         self.table, self.views, self.seed, self.pixels, self.channels = table, views, seed, pixels, channels
         self.epoch = 0
         self._contract: dict[str, Any] | None = None
         self._checked = False
+        self._told: dict[str, Any] | None = None
 
     def __len__(self) -> int:
         return self.table.rows
+
+    @property
+    def training(self) -> dict[str, Any] | None:
+        """How nets are to be trained on a distilled set: mean, std, learning_rate, augment, labels, net; None of any other."""
+        if "training" not in self.table.schema.names:
+            return None
+        _note_read()
+        told = (value for batch in self.table.scan(["training"]) for value in batch.column(0).drop_null().to_pylist())
+        return json.loads(next(told, "null"))
 
     def __getitem__(self, place: int | Place) -> dict[str, Any]:
         row = place.row if isinstance(place, Place) else place
@@ -97,20 +112,17 @@ class TorchSplit(Dataset[dict[str, Any]]):
         _note_read()
         contract = self._ready()
         asked = [place if isinstance(place, Place) else Place(self.epoch, int(place)) for place in places]
-        columns = ["sample_id", "image", "label", *(["views"] if contract else [])]
-        table = self.table.take([place.row for place in asked], columns)
+        shown = "pixels" if self.pixels == "normalised" else "image"
+        learnt = ["soft_label"] if not contract and "soft_label" in self.table.schema.names else []
+        table = self.table.take([place.row for place in asked], ["sample_id", shown, "label", *(["views"] if contract else learnt)])
         sample_ids, labels = table["sample_id"].to_pylist(), torch.tensor(table["label"].to_pylist(), dtype=torch.int64)
+        soft_labels = _learnt(one_array(table["soft_label"]), labels) if learnt else None
+        if shown == "pixels":
+            return _items(list(self._normalised(one_array(table["pixels"]))), labels, sample_ids, soft_labels)
         images = [decode_batch([image], channels=self.channels)[0] for image in table["image"].to_pylist()]
-        soft_labels = None
         if contract:
             images, soft_labels = self._viewed(images, one_array(table["views"]), sample_ids, labels.numpy(), asked, contract)
-        items = []
-        for at, sample_id in enumerate(sample_ids):
-            item = {"image": self._tensor(images[at]), "label": labels[at], "sample_id": sample_id}
-            if soft_labels is not None:
-                item["soft_label"] = soft_labels[at]
-            items.append(item)
-        return items
+        return _items([self._tensor(image) for image in images], labels, sample_ids, soft_labels)
 
     def set_epoch(self, epoch: int) -> None:
         """Show the views of this epoch from now on. A loader's batches carry their own: see `EpochOrder`."""
@@ -121,6 +133,8 @@ class TorchSplit(Dataset[dict[str, Any]]):
         if not self._checked:
             if self.views and "views" not in self.table.schema.names:
                 raise StoreError("views", "are not in this split", "pass views=None for plain images, or build it with reinforce.teacher or reinforce.views")
+            if self.pixels == "normalised" and not {"pixels", "training"} <= set(self.table.schema.names):
+                raise StoreError("pixels", "are not in this split", "pass pixels='float'; distill.tesla and distill.dm store them")
             self._contract = check_contract(self.table.schema.field("views")) if self.views else None
             self._checked = True
         return self._contract
@@ -152,9 +166,32 @@ class TorchSplit(Dataset[dict[str, Any]]):
         probs_BK[plain, labels_B[plain]] = 1
         return list(pixels_BCHW), torch.from_numpy(probs_BK)
 
+    def _normalised(self, pixels: pa.FixedSizeListArray) -> torch.Tensor:
+        """A vector column as float32 [B, C, S, S]; `training` has a mean for each channel."""
+        if pixels.null_count:
+            raise StoreError("pixels", "are missing in rows of this split", "pass pixels='float', and normalise by the mean and std of `training`")
+        told = self._told = self._told or self.training or {}
+        channels = len(told["mean"])
+        side = math.isqrt(pixels.type.list_size // channels)
+        return torch.from_numpy(pixels.flatten().to_numpy().copy()).view(-1, channels, side, side)
+
     def _tensor(self, pixels_CHW: np.ndarray) -> torch.Tensor:
         image = torch.from_numpy(np.ascontiguousarray(pixels_CHW))
         return image if self.pixels == "uint8" else image.float() / 255
+
+
+def _learnt(soft_labels: pa.FixedSizeListArray, labels: torch.Tensor) -> torch.Tensor:
+    """Soft labels float32 [B, K]; a row that has none is sure of its label."""
+    probs_BK = torch.nn.functional.one_hot(labels, soft_labels.type.list_size).float()
+    has = soft_labels.is_valid().to_numpy(zero_copy_only=False)
+    probs_BK[torch.from_numpy(has)] = torch.from_numpy(soft_labels.drop_null().flatten().to_numpy().copy()).view(-1, soft_labels.type.list_size)
+    return probs_BK
+
+
+def _items(images: Sequence[torch.Tensor], labels: torch.Tensor, sample_ids: Sequence[str], soft_labels: torch.Tensor | None) -> list[dict[str, Any]]:
+    """A dict for each of B samples."""
+    items = [{"image": image, "label": label, "sample_id": sample_id} for image, label, sample_id in zip(images, labels, sample_ids, strict=True)]
+    return items if soft_labels is None else [item | {"soft_label": soft_label} for item, soft_label in zip(items, soft_labels, strict=True)]
 
 
 def loader(

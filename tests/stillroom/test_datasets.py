@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 from stillroom.datasets import EpochOrder, Place, TorchSplit, loader
 from stillroom.draws import Draw
 from stillroom.errors import InputError, StoreError
-from stillroom.fields import image_field, label_field
+from stillroom.fields import image_field, label_field, vector_field
 from stillroom.images import encode_png
 from stillroom.soft_labels import decode, encode, soft_label_type
 from stillroom.tables import MemoryTable
@@ -151,3 +151,55 @@ def test_a_split_without_views_says_so():
         TorchSplit(table, views="stored")[0]
     with pytest.raises(InputError, match="views='store'"):
         TorchSplit(table, views="store")
+
+
+def distilled_split(without: tuple[int, ...] = ()) -> MemoryTable:
+    """Four images of 2x2 and two classes, as distill.tesla gives them; rows of `without` are real ones from a mix."""
+    told = '{"augment":[],"labels":"soft","learning_rate":0.03,"mean":[0.5],"net":"mlp","std":[0.25]}'
+    rows = [
+        {
+            "sample_id": f"s{row}",
+            "image": encode_png(np.full((2, 2, 1), 10 * row, np.uint8)),
+            "label": row % 2,
+            "pixels": None if row in without else [row + 0.25, 0.0, -3.0, 7.5],
+            "soft_label": None if row in without else [0.75, 0.25],
+            "training": None if row in without else told,
+        }
+        for row in range(4)
+    ]
+    schema = pa.schema(
+        [
+            pa.field("sample_id", pa.string()),
+            image_field(),
+            label_field(["a", "b"]),
+            vector_field("pixels", 4),
+            pa.field("soft_label", pa.list_(pa.float32(), 2)),
+            pa.field("training", pa.string()),
+        ]
+    )
+    return MemoryTable(pa.Table.from_pylist(rows, schema))
+
+
+def test_a_distilled_split_gives_what_nets_are_to_be_trained_with():
+    split = TorchSplit(distilled_split(), pixels="normalised")
+    item = split[2]
+    assert item["image"].tolist() == [[[2.25, 0.0], [-3.0, 7.5]]]
+    assert item["soft_label"].tolist() == [0.75, 0.25]
+    assert split.training["learning_rate"] == 0.03
+    assert torch.allclose(TorchSplit(distilled_split())[2]["image"], torch.full((1, 2, 2), 20 / 255))
+
+
+def test_a_real_row_among_distilled_ones_is_sure_of_its_label_and_has_no_normalised_pixels():
+    split = TorchSplit(distilled_split(without=(0, 1)))
+    assert [item["soft_label"].tolist() for item in split.__getitems__([1, 2])] == [[0.0, 1.0], [0.75, 0.25]]
+    assert split.training["mean"] == [0.5]
+    with pytest.raises(StoreError, match="missing in rows of this split"):
+        TorchSplit(distilled_split(without=(0,)), pixels="normalised")[0]
+
+
+def test_normalised_pixels_where_there_are_none_or_with_views_are_refused():
+    with pytest.raises(InputError, match="goes by images of 8 bits"):
+        TorchSplit(distilled_split(), views="stored", pixels="normalised")
+    with pytest.raises(StoreError, match=r"distill\.tesla and distill\.dm store them"):
+        TorchSplit(split_with_views(), pixels="normalised")[0]
+    assert TorchSplit(split_with_views()).training is None
