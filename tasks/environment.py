@@ -13,6 +13,7 @@ PACKAGES = (
     "torch",
     "torchvision",
     "timm",
+    "efficientnet-lite-pytorch",
     "diffusers",
     "numpy",
     "scipy",

@@ -12,9 +12,11 @@ __all__ = ["Cnn", "ConvNet3", "Mlp", "features_of", "head_of"]
 
 
 def features_of(net: nn.Module, images_BCHW: Tensor) -> Tensor:
-    """What the last layer of any net of the zoo sees, [B, D]."""
+    """What the last layer of any net of the zoo, or of an EfficientNet-Lite, sees, [B, D]."""
     if hasattr(net, "forward_features"):  # timm's
         return net.forward_head(net.forward_features(images_BCHW), pre_logits=True)  # type: ignore[operator]
+    if hasattr(net, "extract_features"):  # EfficientNet-Lite
+        return net.extract_features(images_BCHW).mean((2, 3))  # type: ignore[operator]
     return net.features(images_BCHW)  # type: ignore[operator]
 
 

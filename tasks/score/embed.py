@@ -10,6 +10,7 @@ from pydantic import Field, field_validator, model_validator
 from stillroom.errors import InputError
 from stillroom.fields import vector_field
 from stillroom.operators import Input, Params, SourcePath, Table, Unit, Work, score
+from tasks.nets import efficientnet_lite as lite
 from tasks.nets.models import Classifier, load_classifiers
 from tasks.nets.samples import decode_squares
 from tasks.nets.weights import load_into, read_weights
@@ -19,7 +20,9 @@ from tasks.nets.zoo import build, check_net, feature_size, head_names
 
 UNIT_ROWS = 4096
 WITHOUT_WEIGHTS = ("scattering", "random_convs")
-SMALLEST_PX = 8  # what random filters of 6 pixels and their quarters need
+OUR_WORDS = ("pixels", "model", *WITHOUT_WEIGHTS, *lite.EFFICIENTNET_LITE)
+# What random filters of 6 pixels and their quarters need, and what an EfficientNet-Lite does.
+SMALLEST_PX = dict.fromkeys(WITHOUT_WEIGHTS, 8) | dict.fromkeys(lite.EFFICIENTNET_LITE, lite.SMALLEST_PX)
 
 
 class EmbedParams(Params):
@@ -28,7 +31,7 @@ class EmbedParams(Params):
     net: str = Field(
         default="pixels",
         description="pixels: the image itself. scattering, random_convs: features without weights. model: the features of the `model` input. "
-        "timm/<name>: of that net, with `weights`.",
+        "efficientnet_lite0, efficientnet_lite2: those of a net trained on ImageNet, from a package. timm/<name>: of that net, with `weights`.",
     )
     side_px: int = Field(default=32, ge=1, description="Images are resized to this square first; with net: model, to the model's.")
     channels: Literal[1, 3] = Field(default=3, description="1 grey, 3 colour; with net: model, the model's.")
@@ -45,22 +48,24 @@ class EmbedParams(Params):
     @field_validator("net")
     @classmethod
     def _known(cls, net: str) -> str:
-        return net if net in ("pixels", "model", *WITHOUT_WEIGHTS) else check_net(net)
+        return net if net in OUR_WORDS else check_net(net)
 
     @model_validator(mode="after")
     def _complete(self) -> Self:
         if self.net.startswith("timm/") != (self.weights is not None):
             raise ValueError("weights: a timm net needs a file of them, and nothing else takes one")
-        if self.net not in ("pixels", "model", *WITHOUT_WEIGHTS) and not self.net.startswith("timm/"):
-            raise ValueError("net: pixels, scattering, random_convs, model or timm/<name>; a net of ours comes in by the input `model`")
+        if self.net not in OUR_WORDS and not self.net.startswith("timm/"):
+            raise ValueError(f"net: {', '.join(OUR_WORDS)} or timm/<name>; a net of ours comes in by the input `model`")
         if self.weights is not None and (len(self.mean) != self.channels or len(self.std) != self.channels):
             raise ValueError(f"mean and std: {self.channels} numbers each, one a channel")
         if any(deviation <= 0 for deviation in self.std):
             raise ValueError("std: numbers above 0 expected")
         if (self.net == "model") != (self.features is not None):
             raise ValueError("features: say it with net: model, and only there")
-        if self.net in WITHOUT_WEIGHTS and self.side_px < SMALLEST_PX:
-            raise ValueError(f"side_px: net: {self.net} needs {SMALLEST_PX} at least")
+        if self.side_px < SMALLEST_PX.get(self.net, 1):
+            raise ValueError(f"side_px: net: {self.net} needs {SMALLEST_PX[self.net]} at least")
+        if self.net in lite.EFFICIENTNET_LITE and self.channels == 1:
+            raise ValueError(f"channels: net: {self.net} takes 3; grey images are repeated")
         if self.net == "scattering" and 2**self.scales > self.side_px:
             raise ValueError(f"scales: 2^{self.scales} pixels are more than side_px: {self.side_px}")
         return self
@@ -75,6 +80,9 @@ def _adds(params: EmbedParams, schemas: Mapping[str, pa.Schema]) -> dict[str, pa
         size = scattering_size(params.channels, params.side_px, params.scales, params.angles)
     elif params.net == "random_convs":
         size = 4 * params.filters
+    elif params.net in lite.EFFICIENTNET_LITE:
+        lite.check_installed(params.net)
+        size = lite.FEATURES
     elif params.net == "model":
         if "model" not in schemas:
             raise InputError("from.model", "net: model needs a model", "write from: {samples: …, model: …}")
@@ -133,8 +141,13 @@ def _member(inputs: Mapping[str, Table], params: EmbedParams, work: Work) -> Cla
         return Classifier(given.to(work.device).eval(), as_it_is, params.net, work.device)
     import torch
 
+    if params.net in lite.EFFICIENTNET_LITE:
+        with torch.random.fork_rng(devices=[]):  # initial weights are drawn, and thrown away
+            net = lite.efficientnet_lite(params.net, params.side_px)
+        seen = {"channels": 3, "side_px": params.side_px, "mean": (lite.MEAN,) * 3, "std": (lite.STD,) * 3}
+        return Classifier(net.to(work.device).eval(), seen, params.net, work.device)
     assert params.weights is not None
-    with torch.random.fork_rng(devices=[]):  # the initial weights that `build` draws are thrown away
+    with torch.random.fork_rng(devices=[]):
         net = build(params.net, num_classes=0, channels=params.channels, side_px=params.side_px)
     load_into(net, read_weights(params.weights), params.weights, without=head_names(params.net))
     seen = {"channels": params.channels, "side_px": params.side_px, "mean": params.mean, "std": params.std}

