@@ -14,6 +14,8 @@ __all__ = ["GRID_PICTURES", "DistilledGrid", "JudgedSet", "distilled_grids", "di
 Line = dict[str, Any]
 
 GRID_PICTURES = 100
+# So many images a class, or fewer, and several classes share a row of ten.
+FEW_PICTURES = 5
 _ARMS = {
     "candidate": "this set",
     "candidate_8_bit": "this set in 8 bits",
@@ -51,7 +53,7 @@ class JudgedSet:
 
 @dataclass(frozen=True)
 class DistilledGrid:
-    """The images of a distilled stage, a row of pictures a class."""
+    """The images of a distilled stage, class by class: a row of pictures each, or several in a row where all have few."""
 
     stage: str
     op: str
@@ -59,6 +61,11 @@ class DistilledGrid:
     shown: int
     said: str
     classes: list[list[Picture]]
+
+    @property
+    def few(self) -> bool:
+        """Whether several classes share a row."""
+        return max(map(len, self.classes)) <= FEW_PICTURES
 
 
 def judged_sets(manifest: dict[str, Any]) -> list[JudgedSet]:

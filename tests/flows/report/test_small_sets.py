@@ -66,10 +66,11 @@ def test_images_stand_class_by_class_and_say_where_they_come_from():
     (grid,) = distilled_grids([stage, {"name": "raw", "op": "ingest.digits"}], lambda name: MemoryTable(table), 40)
     assert [[picture.label for picture in of_class] for of_class in grid.classes] == [["0", "0"], ["1", "1"]]
     assert grid.said == "from 3 real images; shown in 8 bits, off by 1.5 levels (root mean square), 25.0\u00a0% of their pixels lie outside"
-    assert (grid.rows, grid.shown) == (4, 4)
+    assert (grid.rows, grid.shown, grid.few) == (4, 4, True)
 
 
 def test_of_many_images_each_class_shows_as_many():
     table = samples(np.zeros((300, 8, 8), np.uint8), np.repeat([0, 1], 150), synthetic=True)
     (grid,) = distilled_grids([{"name": "d", "op": "distill.dm"}], lambda name: MemoryTable(table), 40)
     assert ([len(of_class) for of_class in grid.classes], grid.rows, grid.said) == ([50, 50], 300, "")
+    assert not grid.few
