@@ -1,4 +1,4 @@
-"""What a build shows in the Prefect UI beside its stages: plan, rows, progress, samples, proof, report.
+"""What a build shows in the Prefect UI beside its stages: plan, rows, progress, samples, proof, judged small sets, report.
 
 Called inside a flow run or a task run, which the artifact then belongs to. They are a courtesy: the
 record of a build is in the store, so whatever goes wrong here costs a line in the run's log.
@@ -19,13 +19,15 @@ from uuid import UUID
 
 import numpy as np
 
-from flows.report.sentences import arm_label, count, duration, interval, percent, points, verdict
+from flows.judged import main_lines
+from flows.report.sentences import arm_label, count, duration, interval, percent, points, set_conclusion, verdict
 
 if TYPE_CHECKING:
     from stillroom.operators import Table
 
 __all__ = [
     "ProgressBar",
+    "judged_artifact",
     "plan_artifact",
     "proof_artifact",
     "report_link_artifact",
@@ -157,6 +159,31 @@ def proof_artifact(proof: Line) -> None:
         _table(("this", "against", "gain", "95 % interval"), differences),
     ]
     create_markdown_artifact("\n\n".join(parts), key="proof", description=outcome)
+
+
+@_courtesy
+def judged_artifact(judged: Sequence[Line]) -> None:
+    """Show judged small sets: accuracy of each beside as many real samples, the paired gains, and what they come to."""
+    from prefect.artifacts import create_markdown_artifact
+
+    found = main_lines(judged)
+    lines = [
+        (
+            one.title,
+            count(one.candidate["rows"]),
+            f"{percent(one.candidate['accuracy'])} {interval(one.candidate['low'], one.candidate['high'])}",
+            name,
+            percent(one.rivals[name]["accuracy"]),
+            points(gain["gain"]),
+            f"[{points(gain['low'])}, {points(gain['high'])}]",
+        )
+        for one in found
+        for name, gain in one.gains.items()
+        if name in ("random", "herding")
+    ]
+    outcome = "; ".join(map(set_conclusion, found))
+    headings = ("small set", "images", "test accuracy, 95 % interval", "against", "its accuracy", "gain in points", "95 % interval")
+    create_markdown_artifact(f"**{_text(outcome)}**\n\n{_table(headings, lines)}", key="judged", description=_text(outcome))
 
 
 @_courtesy

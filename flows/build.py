@@ -45,7 +45,7 @@ Listener = Callable[[Event], None]
 
 @dataclass(frozen=True)
 class BuildResult:
-    """What a build came to: the snapshot's name or None, a line a stage, the proof, the report's path."""
+    """What a build came to: the snapshot's name or None, a line a stage, the proof, the judged small sets, the report's path."""
 
     snapshot: str | None
     stages: list[dict[str, Any]]
@@ -55,6 +55,7 @@ class BuildResult:
     reused_all: bool
     promoted: bool = False
     notes: list[str] = field(default_factory=list)
+    judged: list[dict[str, Any]] = field(default_factory=list)
 
     def as_dict(self) -> dict[str, Any]:
         """The same as plain data."""
@@ -210,12 +211,14 @@ class Build:
         )  # fmt: skip
 
     def _show_outcome(self, published: Published) -> None:
-        """Leave the rows of all stages, the proof and the report's place in the Prefect UI."""
-        from flows.artifacts import proof_artifact, report_link_artifact, rows_artifact
+        """Leave the rows of all stages, the proof, judged small sets and the report's place in the Prefect UI."""
+        from flows.artifacts import judged_artifact, proof_artifact, report_link_artifact, rows_artifact
 
         rows_artifact([self._row_line(stage.name) for stage in self.plan.stages if stage.name in self.lines])
         if published.proof:
             proof_artifact(published.proof)
+        if published.judged:
+            judged_artifact(published.judged)
         if published.report and published.snapshot:
             report_link_artifact(published.report, published.snapshot)
 
@@ -303,6 +306,7 @@ class Build:
             reused_all,
             published.promoted,
             published.notes,
+            published.judged,
         )
 
 

@@ -37,6 +37,7 @@ class Published:
     promoted: bool = False
     same: bool = True
     notes: list[str] = field(default_factory=list)
+    judged: list[dict[str, Any]] = field(default_factory=list)
 
 
 def published_before(plan: Plan, records: dict[str, Record]) -> Published | None:
@@ -261,7 +262,10 @@ def _published(store: Store, manifest: dict[str, Any], *, same: bool, notes: lis
     pointer = current_pointer(store, name)
     key = f"snapshots/{name}/{number}.html"
     report = str(store.local / key) if store.local else f"{store.uri}/{key}"
-    return Published(f"{name}@{number}", manifest["rows"], manifest["proof"], report, pointer is not None and pointer["number"] == number, same, notes or [])
+    return Published(
+        f"{name}@{number}", manifest["rows"], manifest["proof"], report, pointer is not None and pointer["number"] == number, same, notes or [],
+        manifest.get("judged") or [],
+    )  # fmt: skip
 
 
 def _rows(store: Store, ref: TableRef) -> int:

@@ -68,6 +68,10 @@ def _print_result(result: "BuildResult", until: str | None) -> None:
         from flows.cli.proof_table import print_proof
 
         print_proof(result.proof)
+    if result.judged:
+        from flows.cli.judged_table import print_judged
+
+        print_judged(result.judged)
     if result.report:
         console.print(f"report    {result.report}", soft_wrap=True)
     if result.snapshot:

@@ -1,4 +1,4 @@
-"""stillroom show: what a snapshot holds, how it was made, and what its proof says."""
+"""stillroom show: what a snapshot holds, how it was made, and what its proof says, or the judgement of its small sets."""
 
 from collections.abc import Mapping
 from typing import Annotated, Any
@@ -59,6 +59,10 @@ def show(
         from flows.cli.proof_table import print_proof
 
         print_proof(manifest["proof"])
+    if manifest.get("judged"):
+        from flows.cli.judged_table import print_judged
+
+        print_judged(manifest["judged"])
     if mark := withdrawn(OpenStore(store), manifest["name"], manifest["number"]):
         output().print(f"withdrawn {local_time(mark['at'])}: {mark['reason']}", soft_wrap=True)
     else:

@@ -6,10 +6,11 @@ from typing import Any
 
 from markupsafe import Markup
 
+from flows.judged import MainLine
 from flows.report.charts import Scale, axis, interval_mark, ticks
 from flows.report.sentences import arm_label, chosen_arms, interval, percent, points
 
-__all__ = ["Forest", "ForestLine", "arms_forest", "differences_forest", "forest_of"]
+__all__ = ["Forest", "ForestLine", "arms_forest", "differences_forest", "forest_of", "set_forest"]
 
 
 @dataclass(frozen=True)
@@ -73,9 +74,16 @@ def differences_forest(proof: dict[str, Any]) -> Forest | None:
     return Forest(lines, axis(scale, [(tick, "0" if tick == 0 else points(tick, digits)) for tick in ticks(scale)], zero=True))
 
 
-def forest_of(lines: Sequence[tuple[str, str, float, float, float, str]], *, paired: bool) -> Forest:
+def set_forest(judged: MainLine) -> Forest:
+    """Test accuracy of a judged set and of as many real samples, as the headline compares them."""
+    arms = [(judged.title, judged.candidate, "chosen"), *((name, judged.rivals[name], "") for name in ("random", "herding") if name in judged.rivals)]
+    lines = [(name, f"{arm['labels']} labels", arm["accuracy"], arm["low"], arm["high"], css) for name, arm, css in arms]
+    return forest_of(lines, paired=False, most_ticks=3)
+
+
+def forest_of(lines: Sequence[tuple[str, str, float, float, float, str]], *, paired: bool, most_ticks: int = 6) -> Forest:
     """A forest plot of any figures: (label, detail, value, low, high, style) each; `paired` ones are gains, shown in points over a line at zero."""
-    scale = Scale.over([*([0.0] if paired else []), *(bound for line in lines for bound in line[3:5])])
+    scale = Scale.over([*([0.0] if paired else []), *(bound for line in lines for bound in line[3:5])], most_ticks)
     drawn = []
     for label, detail, value, low, high, css in lines:
         figure, bounds = (points(value), f"[{points(low)}, {points(high)}]") if paired else (percent(value), interval(low, high))

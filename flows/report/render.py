@@ -8,10 +8,11 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from flows.judged import MainLine, headline_set
 from flows.report import charts, dag, sentences
 from flows.report.gallery import GROUPS, KEPT_PICTURES, LEFT_PICTURES, planned, rooms
 from flows.report.lineage import Source, before_and_after, feeds, graph, published, seconds_by_owner, visible
-from flows.report.proof import arms_forest, differences_forest
+from flows.report.proof import arms_forest, differences_forest, set_forest
 from flows.report.small_sets import GRID_PICTURES, distilled_grids, distilled_stages, judged_sets
 from flows.report.stored_views import VIEW_PICTURES, shown_views, views_stage
 from flows.report.survey import Survey, survey, survey_removed
@@ -56,12 +57,16 @@ def render(manifest: Manifest, tables: Callable[[str], Table], removed: Callable
         + GRID_PICTURES * len(distilled_stages(shown))
     )
     left = {kind for stage in shown for kind in _LEFT if (stage.get("counts") or {}).get(kind)}
-    viewed = views_stage(shown, published(manifest), tables)
+    splits = published(manifest)
+    viewed = views_stage(shown, splits, tables)
+    trains = splits["train"].stage if "train" in splits else None
+    main = None if sentences.chosen_arms(manifest.get("proof")) else headline_set(manifest, trains)
     page = {
         "manifest": manifest,
         "proof": manifest.get("proof"),
-        "headline": _headline(manifest, surveys, tables),
+        "headline": _headline(manifest, surveys, tables, main, trains),
         "verdict": sentences.verdict(manifest.get("proof")),
+        "main": _main(main) if main else None,
         "worst": sentences.worst_classes(manifest.get("proof")),
         "cost": _cost(manifest),
         "graph": dag.draw(*graph(manifest, surveys)),
@@ -82,10 +87,10 @@ def render(manifest: Manifest, tables: Callable[[str], Table], removed: Callable
     return page_environment().get_template("page.html.j2").render(page).replace("\0", "\ufffd")
 
 
-def _headline(manifest: Manifest, surveys: dict[str, Survey], tables: Callable[[str], Table]) -> str:
+def _headline(manifest: Manifest, surveys: dict[str, Survey], tables: Callable[[str], Table], main: MainLine | None, trains: str | None) -> str:
     ends = before_and_after(manifest)
     if ends is None or any(end.stage not in surveys for end in ends):
-        return sentences.headline(manifest, rows=manifest["rows"], noun="samples")
+        return sentences.headline(manifest, rows=manifest["rows"], noun="samples", judged=main, trains=trains)
     before, after = ends
     its_survey = surveys[after.stage]
     return sentences.headline(
@@ -94,7 +99,27 @@ def _headline(manifest: Manifest, surveys: dict[str, Survey], tables: Callable[[
         synthetic=sum(its_survey.by_label(after.split, synthetic=True).values()),
         raw_rows=surveys[before.stage].of_split(before.split),
         noun="images" if image_column(tables(after.stage).schema) else "samples",
+        judged=main,
+        trains=trains,
     )
+
+
+def _main(main: MainLine) -> dict[str, Any]:
+    """A judged set for the first screen: the word of its verdict, its accuracy beside its rivals', and its gains."""
+    gains = [(name, main.gains[name]) for name in ("random", "herding") if name in main.gains]
+    return {
+        "outcome": sentences.outcome_of(main.gains.get("random")),
+        "chosen": set_forest(main),
+        "gains": [
+            {
+                "over": name,
+                "figure": sentences.points(gain["gain"]),
+                "bounds": f"[{sentences.points(gain['low'])}, {sentences.points(gain['high'])}]",
+                "note": {"better": "better", "worse": "worse", "unclear": "no difference shown"}[sentences.outcome_of(gain)],
+            }
+            for name, gain in gains
+        ],
+    }
 
 
 def _cost(manifest: Manifest) -> dict[str, Any]:

@@ -3,7 +3,12 @@
 from dataclasses import dataclass
 from typing import Any, Literal
 
-__all__ = ["Verdict", "arm_label", "chosen_arms", "count", "duration", "headline", "interval", "percent", "points", "size", "verdict", "worst_classes"]
+from flows.judged import MainLine
+
+__all__ = [
+    "Outcome", "Verdict", "arm_label", "chosen_arms", "count", "duration", "headline", "interval", "outcome_of", "percent", "points", "set_conclusion", "size",
+    "verdict", "worst_classes",
+]  # fmt: skip
 
 # A no-break space: a number never stands apart from its unit.
 _NB = "\u00a0"
@@ -20,7 +25,16 @@ class Verdict:
     difference: dict[str, Any] | None = None
 
 
-def headline(manifest: dict[str, Any], *, rows: int, synthetic: int = 0, raw_rows: int | None = None, noun: str = "images") -> str:
+def headline(
+    manifest: dict[str, Any],
+    *,
+    rows: int,
+    synthetic: int = 0,
+    raw_rows: int | None = None,
+    noun: str = "images",
+    judged: MainLine | None = None,
+    trains: str | None = None,
+) -> str:
     """The sentence that stands first in a report: what was made, and what it is worth.
 
     Args:
@@ -28,12 +42,19 @@ def headline(manifest: dict[str, Any], *, rows: int, synthetic: int = 0, raw_row
         rows: rows of the split that trains, `synthetic` of them generated.
         raw_rows: rows that could have been trained on; a proof's own count comes first.
         noun: what a row is, in the plural.
+        judged: what speaks for the snapshot where it has no proof: a set's main line.
+        trains: the stage that the split that trains comes from; the judged set may be another's.
     """
-    return ("In a trial on a part of the data: " if manifest.get("trial") else "") + (
-        _measured(manifest["proof"], synthetic, noun)
-        if chosen_arms(manifest.get("proof"))
-        else f"To train on: {_training_set(rows, synthetic, raw_rows, noun)}; this recipe has no proof, so what they are worth was not measured."
-    )
+    what = _training_set(rows, synthetic, raw_rows, noun)
+    if chosen_arms(manifest.get("proof")):
+        said = _measured(manifest["proof"], synthetic, noun)
+    elif judged is None:
+        said = f"To train on: {what}; this recipe has no proof, so what they are worth was not measured."
+    elif judged.source == trains:
+        said = f"Train on {what}: {_set_measured(judged)}."
+    else:
+        said = f"To train on: {what}; what was measured is the set {judged.title} of {count(judged.candidate['rows'])} {noun}: {_set_measured(judged)}."
+    return ("In a trial on a part of the data: " if manifest.get("trial") else "") + said
 
 
 def verdict(proof: dict[str, Any] | None) -> Verdict:
@@ -44,9 +65,28 @@ def verdict(proof: dict[str, Any] | None) -> Verdict:
     pair = (arms["candidate"]["arm"], arms["control"]["arm"])
     for difference in proof.get("differences", ()):
         if (difference["arm"], difference["against"]) == pair:
-            outcome: Outcome = "better" if difference["low"] > 0 else "worse" if difference["high"] < 0 else "unclear"
-            return Verdict(outcome, difference)
+            return Verdict(outcome_of(difference), difference)
     return Verdict("unmeasured")
+
+
+def outcome_of(difference: dict[str, Any] | None) -> Outcome:
+    """What the interval of a paired difference says; one that holds or touches 0 shows nothing."""
+    if difference is None:
+        return "unmeasured"
+    return "better" if difference["low"] > 0 else "worse" if difference["high"] < 0 else "unclear"
+
+
+def set_conclusion(judged: MainLine) -> str:
+    """One sentence: whether a judged set beats as many random real samples by more than the interval."""
+    difference = judged.gains.get("random")
+    if difference is None:
+        return f"{judged.title} was compared with no random choice, so nothing says what it is worth"
+    gain = f"{points(difference['gain'])} points [{points(difference['low'])}, {points(difference['high'])}]"
+    return {
+        "better": f"{judged.title} beats a random choice by more than the interval: {gain}",
+        "worse": f"{judged.title} is worse than a random choice: {gain}",
+        "unclear": f"{judged.title} does not beat a random choice beyond the interval: {gain}",
+    }[outcome_of(difference)]
 
 
 def chosen_arms(proof: dict[str, Any] | None) -> dict[str, dict[str, Any]]:
@@ -136,13 +176,29 @@ def _measured(proof: dict[str, Any], synthetic: int, noun: str) -> str:
     if judged.difference is None:
         lacking = "the difference between the two" if control else "no control"
         return f"{sentence}; {lacking} was {'not ' if control else ''}measured, so nothing says that the choice matters."
-    bounds = judged.difference
-    gain = f"{points(bounds['gain'])}{_NB}points [{points(bounds['low'])},{_NB}{points(bounds['high'])}]"
+    return f"{sentence}: {_clause(judged.difference, 'the random choice')}."
+
+
+def _set_measured(judged: MainLine) -> str:
+    """A set's accuracy, that of real samples chosen at random and by herding, and what the paired differences say."""
+    candidate = judged.candidate
+    sentence = f"{percent(candidate['accuracy'])} {interval(candidate['low'], candidate['high'])} test accuracy"
+    words = {"random": "a random choice of equal size", "herding": "herding"}
+    rivals = [f"{percent(judged.rivals[name]['accuracy'])} for {what}" for name, what in words.items() if name in judged.rivals]
+    if rivals:
+        sentence += ", against " + " and ".join(rivals)
+    clauses = [_clause(judged.gains[name], what) for name, what in (("random", "the random choice"), ("herding", "herding")) if name in judged.gains]
+    return ": ".join(filter(None, [sentence, "; ".join(clauses)]))
+
+
+def _clause(difference: dict[str, Any], other: str) -> str:
+    """What a paired difference shows, with its interval."""
+    gain = f"{points(difference['gain'])}{_NB}points [{points(difference['low'])},{_NB}{points(difference['high'])}]"
     return {
-        "better": f"{sentence}: a gain of {gain.replace('+', '')} over the random choice.",
-        "worse": f"{sentence}: worse than the random choice ({gain}).",
-        "unclear": f"{sentence}: the difference from the random choice, {gain}, is within the uncertainty, so no gain is shown.",
-    }[judged.outcome]
+        "better": f"a gain of {gain.replace('+', '')} over {other}",
+        "worse": f"worse than {other} ({gain})",
+        "unclear": f"the difference from {other}, {gain}, is within the uncertainty, so no gain is shown",
+    }[outcome_of(difference)]
 
 
 def _training_set(rows: int, synthetic: int, raw_rows: int | None, noun: str) -> str:

@@ -22,6 +22,7 @@ from stillroom.fields import image_field
 from stillroom.images import encode_png
 from stillroom.repeats import hashed
 from stillroom.tables import MemoryTable
+from tests.flows.report.conftest import judged
 
 STAGES = [
     {"name": "raw", "op": "ingest.digits", "reuse": True, "reason": "built before (1,797 rows)", "rows": 1797},
@@ -142,6 +143,13 @@ def test_the_proof_says_what_it_comes_to(in_a_run):
     (proof,) = in_a_run(lambda: artifacts.proof_artifact(PROOF))
     assert proof["description"] == "The snapshot beats its control by more than the interval."
     assert "| +3.1 | \\[+2.0, +4.0\\] |" in proof["data"]
+
+
+@pytest.mark.server
+def test_judged_sets_say_what_they_come_to(in_a_run):
+    (shown,) = in_a_run(lambda: artifacts.judged_artifact(judged()))
+    assert (shown["key"], shown["description"].partition(":")[0]) == ("judged", "tesla beats a random choice by more than the interval")
+    assert "| tesla | 10 | 70.0\u00a0% \\[68.0,\u00a072.0\\] | random | 50.0\u00a0% | +20.0 | \\[+19.0, +21.0\\] |" in shown["data"]
 
 
 @pytest.mark.server

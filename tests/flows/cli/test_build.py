@@ -13,6 +13,7 @@ import flows.build
 from flows.build import BuildResult
 from flows.events import StageDone, StageFailed, StageStarted
 from stillroom.errors import StageError
+from tests.flows.report.conftest import judged
 
 
 def stage(name: str, state: str = "Built", dropped: int = 0) -> dict:
@@ -55,6 +56,11 @@ def test_stages_that_nobody_wrote_share_a_line(stillroom, building):
     printed = stillroom("build", "digits.yaml").stdout
     assert "2 hidden stages" in printed
     assert "core--random" not in printed
+
+
+def test_judged_sets_are_printed_with_what_they_show(stillroom, building):
+    building(result(judged=judged()))
+    assert "tesla beats a random choice by more than the interval: +20.0 points" in stillroom("build", "digits.yaml").stdout
 
 
 def test_a_proof_is_printed_with_what_it_shows(stillroom, building, proof):

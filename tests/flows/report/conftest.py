@@ -160,6 +160,17 @@ PROOF = {
 }
 
 
+def judged(random: float = 0.2, herding: float = 0.1) -> list[dict[str, Any]]:
+    """What a manifest says of one judged set of 70 % accuracy, with these gains, on one net; and a gain on another net that says otherwise."""
+    common = {"set": "tesla", "net": "mlp:128", "labels": "hard", "augmented": False, "main": True, "protocol": "table", "seeds": 5, "test_rows": 382}
+    arms = {"candidate": 0.7, "random": 0.7 - random, "herding": 0.7 - herding}
+    lines = [{"kind": "arm", **common, "arm": name, "rows": 10, "accuracy": value, "low": value - 0.02, "high": value + 0.02} for name, value in arms.items()]
+    for name, gain, net in (("random", random, "mlp:128"), ("herding", herding, "mlp:128"), ("random", -0.3, "convnet3:16")):
+        difference = {"arm": "candidate", "against": f"{name}.hard", "gain": gain, "low": gain - 0.01, "high": gain + 0.01}
+        lines.append({"kind": "difference", **common, **difference, "net": net})
+    return [{"stage": "judged", "sets": {"tesla": "distilled", "real": "clean"}, "lines": lines}]
+
+
 @pytest.fixture(scope="session")
 def digits_tables() -> SimpleNamespace:
     """Tables and removed rows of a build by stage, from scikit-learn's digits."""

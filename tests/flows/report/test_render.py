@@ -12,6 +12,7 @@ from flows.report.render import render
 from stillroom.fields import image_field
 from stillroom.images import encode_png
 from stillroom.tables import MemoryTable
+from tests.flows.report.conftest import judged
 
 HOSTILE = "<script>alert(1)</script>\"'><img src=https://example.org/x onerror=alert(2)>{{ 7 * 6 }}\0"
 VOID = {"meta", "img", "br", "link", "input", "base"}
@@ -96,6 +97,21 @@ def test_the_first_screen_is_honest_where_nothing_was_gained(build, low, high, s
     build.manifest["proof"]["differences"][0] |= {"gain": (low + high) / 2, "low": low, "high": high}
     page = Page(rendered(build)).text
     assert said in page and "beats its control" not in page
+
+
+def test_without_a_proof_a_judged_set_has_the_first_screen(build):
+    build.manifest |= {"proof": None, "judged": judged()}
+    build.manifest["judged"][0]["sets"]["tesla"] = "reinforced"
+    page = Page(rendered(build)).text
+    first = page[: page.index("From raw data to")]
+    for said in (
+        "beats a random choice",
+        "Train on 108 of",
+        "70.0 % [68.0, 72.0] test accuracy",
+        "Gain in points +20.0 over random better [+19.0, +21.0] +10.0 over herding better [+9.0, +11.0]",
+    ):
+        assert said in first
+    assert "not measured" not in first.lower()
 
 
 def test_every_stage_shows_its_counts_reasons_and_pictures(build):

@@ -2,7 +2,9 @@
 
 import pytest
 
-from flows.report.sentences import count, duration, headline, interval, percent, points, size, verdict, worst_classes
+from flows.judged import headline_set
+from flows.report.sentences import count, duration, headline, interval, percent, points, set_conclusion, size, verdict, worst_classes
+from tests.flows.report.conftest import judged
 
 
 def arm(name, rows, accuracy, half=0.004, per_class=()):
@@ -69,6 +71,44 @@ def test_without_a_proof_it_claims_nothing():
         "To train on: 105 of 1,437 images and 451 synthetic ones; this recipe has no proof, so what they are worth was not measured."
     )
     assert verdict(None).outcome == "unmeasured"
+
+
+def of_set(trains="distilled", **gains):
+    manifest = {"proof": None, "judged": judged(**gains)}
+    main = headline_set(manifest, trains)
+    return headline(manifest, rows=10, synthetic=10, raw_rows=1437, judged=main, trains=trains).replace("\u00a0", " ")
+
+
+def test_a_judged_set_speaks_for_a_snapshot_without_a_proof():
+    assert of_set() == (
+        "Train on 10 synthetic images: 70.0 % [68.0, 72.0] test accuracy, against 50.0 % for a random choice of equal size and 60.0 % for herding: "
+        "a gain of 20.0 points [19.0, 21.0] over the random choice; a gain of 10.0 points [9.0, 11.0] over herding."
+    )
+
+
+@pytest.mark.parametrize(
+    ("gain", "clause", "conclusion"),
+    [
+        (
+            0.005,
+            "the difference from the random choice, +0.5 points [−0.5, +1.5], is within the uncertainty, so no gain is shown;",
+            "does not beat a random choice",
+        ),
+        (-0.02, "worse than the random choice (−2.0 points [−3.0, −1.0]);", "is worse than a random choice"),
+    ],
+)
+def test_a_judged_set_that_beats_nothing_is_said_to(gain, clause, conclusion):
+    assert clause in of_set(random=gain)
+    assert set_conclusion(headline_set({"judged": judged(random=gain)}, None)).startswith(f"tesla {conclusion}")
+
+
+def test_a_judged_set_that_is_not_what_is_published_is_named():
+    assert of_set(trains="reinforced").startswith("To train on: 10 synthetic images; what was measured is the set tesla of 10 images: 70.0 %")
+
+
+def test_a_proof_comes_before_a_judged_set():
+    manifest = {"proof": proof(), "judged": judged()}
+    assert headline(manifest, rows=430, judged=headline_set(manifest, "distilled"), trains="distilled").startswith("Train on 430 of 1,437 images")
 
 
 def test_a_trial_is_called_one():
