@@ -16,7 +16,7 @@ from stillroom.operators import Input
 
 __all__ = ["Draft", "draft", "prepared", "sampled"]
 
-PROOF, STUDENT = "evaluate.student", "train.student"
+PROOF, STUDENT, JUDGED = "evaluate.student", "train.student", "evaluate.distilled"
 ROLES = ("candidate", "raw", "tune", "test")
 
 
@@ -51,6 +51,11 @@ def draft(recipe: Recipe, faults: list[RecipeError]) -> dict[str, Draft]:
         drafts[name] = Draft(name, stage.op, inputs, stage.params, stage, stage.seed, stage.run)
     for name in [name for name, found in drafts.items() if found.op == PROOF]:
         _Proof(drafts, drafts[name], faults).expand()
+    promote = recipe.publish.promote if recipe.publish else None
+    if promote and promote.min_gain_over_random is not None and not any(found.op == JUDGED for found in drafts.values()):
+        problem = "no stage compares a set with a random choice"
+        hint = "add one: {op: evaluate.distilled, from: {mine: …, real: split.train, test: split.test}}, or ask for min_gain_over_control of a proof"
+        faults.append(RecipeError("", recipe.at("publish.promote.min_gain_over_random"), problem, hint))
     return drafts
 
 

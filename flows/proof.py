@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from flows.judged import main_lines
 from flows.plan import Plan
 from schemas.recipe import Promote
 from stillroom.records import Record
@@ -70,16 +71,23 @@ def judged_of(plan: Plan, records: dict[str, Record]) -> list[dict[str, Any]]:
     return found
 
 
-def verdict(promote: Promote, proof: dict[str, Any] | None, current: dict[str, Any] | None) -> tuple[bool, str]:
-    """Whether a proof meets `promote:`, and why in a few words.
+def verdict(promote: Promote, manifest: dict[str, Any], current: dict[str, Any] | None) -> tuple[bool, str]:
+    """Whether a snapshot's proof and judged sets meet `promote:`, and why in a few words.
 
     Over the control the interval is paired by seed and test row. The promoted snapshot's students
     are not trained again, so over it the interval is the worst case of the two: the candidate's
-    lower end less the other's upper end.
+    lower end less the other's upper end. Over random, every judged set must pass by its main line.
     """
+    proof, reasons = manifest["proof"], []
+    if promote.min_gain_over_random is not None:
+        ok, text = _over_random(promote.min_gain_over_random, manifest["judged"])
+        if not ok:
+            return False, text
+        reasons.append(text)
     if proof is None:
-        return False, "the recipe has `promote:` and no proof; add an evaluate.student stage"
-    reasons = []
+        if promote.min_gain_over_random is None or promote.min_gain_over_control is not None or promote.min_gain_over_current is not None:
+            return False, "the recipe has `promote:` and no proof; add an evaluate.student stage"
+        return True, "; ".join(reasons)
     if promote.min_gain_over_control is not None:
         gains = [line for line in proof["differences"] if line["arm"].startswith("candidate.") and line["against"].startswith("control.")]
         best = next((line for line in gains if line["arm"] == "candidate.stored"), gains[0] if gains else None)
@@ -96,6 +104,16 @@ def verdict(promote: Promote, proof: dict[str, Any] | None, current: dict[str, A
             return False, f"{text}, and {promote.min_gain_over_current:+.1%} is asked"
         reasons.append(text)
     return True, "; ".join(reasons) or "nothing was asked of it"
+
+
+def _over_random(least: float, judged: list[dict[str, Any]]) -> tuple[bool, str]:
+    """Whether every judged set gains so much over random at the lower end of its interval, and each one's gain in words."""
+    gains = [(line.title, line.gains["random"]) for line in main_lines(judged)]
+    failing = [title for title, gain in gains if gain["low"] < least]
+    text = ", ".join(f"{title} {gain['gain']:+.1%} [{gain['low']:+.1%}, {gain['high']:+.1%}]" for title, gain in gains) + " over random"
+    if failing:
+        return False, f"{text}, and {least:+.1%} is asked of the lower end of every set; not met by {', '.join(failing)}"
+    return True, text
 
 
 def best_arm(proof: dict[str, Any]) -> dict[str, Any]:

@@ -242,7 +242,7 @@ def _promote_if_better(store: Store, recipe: Recipe, manifest: dict[str, Any]) -
         return [f"{ref} is published; `stillroom promote {ref} --reason …` makes it the one that open('{manifest['name']}') returns"]
     pointer = current_pointer(store, recipe.name)
     current = store.read_json(f"snapshots/{recipe.name}/{pointer['number']}.json") if pointer and pointer["number"] else None
-    ok, why = verdict(recipe.publish.promote, manifest["proof"], current)
+    ok, why = verdict(recipe.publish.promote, manifest, current)
     if not ok:
         return [f"{ref} is not promoted: {why}"]
     manifests.promote(store, recipe.name, manifest["number"], why)

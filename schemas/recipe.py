@@ -101,6 +101,9 @@ class Promote(_Model):
 
     min_gain_over_control: Gain | None = Field(default=None, description="Least gain in accuracy over the control: 0, 1%, -0.5%.")
     min_gain_over_current: Gain | None = Field(default=None, description="Least gain in accuracy over the promoted snapshot.")
+    min_gain_over_random: Gain | None = Field(
+        default=None, description="Least gain in accuracy of every set that evaluate.distilled judges over as many random samples."
+    )
 
 
 def _edge(value: Any) -> Any:
