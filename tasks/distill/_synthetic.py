@@ -12,11 +12,11 @@ from pydantic import Field
 
 from stillroom.digests import canonical_json
 from stillroom.errors import InputError
-from stillroom.fields import image_field, label_field, label_names, split_field, vector_field
-from stillroom.images import encode_png
+from stillroom.fields import label_names, vector_field
 from stillroom.operators import Params, Table
 from tasks.nets.samples import load_images, load_labels
 from tasks.nets.training import normalise
+from tasks.synthetic import synthetic_fields, synthetic_row
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -73,17 +73,7 @@ def load_start(table: Table, scratch: Path, size: SizeParams, mean: Sequence[flo
 def distilled_fields(size: SizeParams, schema: pa.Schema | None, *, soft: bool) -> dict[str, pa.DataType | pa.Field]:
     """The columns of a table of distilled images, given the schema of those that they start from."""
     names = label_names(schema) if schema else None
-    fields = {
-        "sample_id": pa.string(),
-        "image": image_field(),
-        "width": pa.int32(),
-        "height": pa.int32(),
-        "format": pa.string(),
-        "label": label_field(names) if names else pa.int64(),
-        "label_name": pa.string(),
-        "source": pa.string(),
-        "split": split_field(["train"]),
-        "synthetic": pa.bool_(),
+    fields = synthetic_fields(names) | {
         "parents": pa.list_(pa.string()),
         "pixels": vector_field("pixels", size.channels * size.side_px**2),
         "training": pa.string(),
@@ -114,21 +104,9 @@ def distilled_rows(
     for place, label in enumerate(start.labels_N.tolist()):
         parent, name, index = start.sample_ids[place], start.label_names[label], places[label]
         places[label] += 1
-        row = {
-            "sample_id": blake3(parent.encode() + told.encode() + images_NCSS[place].tobytes()).hexdigest(length=16),
-            "image": encode_png(pixels_NCSS[place].transpose(1, 2, 0)),
-            "width": pixels_NCSS.shape[3],
-            "height": pixels_NCSS.shape[2],
-            "format": "png",
-            "label": label,
-            "label_name": name,
-            "source": f"distilled:{name}/{index}",
-            "split": "train",
-            "synthetic": True,
-            "parents": [parent],
-            "pixels": images_NCSS[place].ravel(),
-            "training": told,
-        }
+        sample_id = blake3(parent.encode() + told.encode() + images_NCSS[place].tobytes()).hexdigest(length=16)
+        row = synthetic_row(sample_id, pixels_NCSS[place].transpose(1, 2, 0), label, name, f"distilled:{name}/{index}")
+        row |= {"parents": [parent], "pixels": images_NCSS[place].ravel(), "training": told}
         rows.append(row if soft_NK is None else row | {"soft_label": soft_NK[place]})
     for first in range(0, len(rows), WRITE_ROWS):
         yield pa.RecordBatch.from_pylist(rows[first : first + WRITE_ROWS], schema)

@@ -1,7 +1,7 @@
 """distill.pca: the easiest images of each class, combined into grids of whole images."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Literal, Self
 
 import numpy as np
 import pyarrow as pa
@@ -10,11 +10,12 @@ from pydantic import Field, model_validator
 
 from stillroom.digests import canonical_json
 from stillroom.errors import InputError
-from stillroom.fields import image_field, label_field, label_names, split_field
-from stillroom.images import ImageFault, decode, encode_png, resize
+from stillroom.fields import label_names
+from stillroom.images import ImageFault, decode, resize
 from stillroom.operators import Input, Params, Table, Unit, Work, source
 from stillroom.views import MOSAIC_GRID, cell_bounds
 from tasks.hardness import KNOWN_ENDS, hard_end
+from tasks.synthetic import synthetic_fields, synthetic_row
 
 if TYPE_CHECKING:
     import polars as pl
@@ -63,20 +64,7 @@ def _units(inputs: Mapping[str, Table], params: PcaParams) -> list[Unit]:
 
 def _adds(params: PcaParams, schemas: Mapping[str, pa.Schema]) -> dict[str, pa.DataType | pa.Field]:
     names = label_names(schemas["samples"]) if "samples" in schemas else None
-    return {
-        "sample_id": pa.string(),
-        "image": image_field(),
-        "width": pa.int32(),
-        "height": pa.int32(),
-        "format": pa.string(),
-        "label": label_field(names) if names else pa.int64(),
-        "label_name": pa.string(),
-        "source": pa.string(),
-        "split": split_field(["train"]),
-        "synthetic": pa.bool_(),
-        "parents": pa.list_(pa.string()),
-        MOSAIC_GRID: pa.int8(),
-    }
+    return synthetic_fields(names) | {"parents": pa.list_(pa.string()), MOSAIC_GRID: pa.int8()}
 
 
 @source(version=1, units=_units, adds=_adds, inputs={"samples": Input(requires=lambda params: ["image", "label", params.score])})
@@ -106,7 +94,9 @@ def pca(unit: Unit, inputs: Mapping[str, Table], params: PcaParams, work: Work, 
             originals = samples.take(rows[index * cells : (index + 1) * cells], ["sample_id", "image"])
             parents = originals["sample_id"].to_pylist()
             mosaic_HWC = combine(_decoded(parents, originals["image"]), params.grid, params.side_px)
-            made.append(_row(mosaic_HWC, parents, params.grid) | {"label": label, "label_name": name, "source": f"pca:{name}/{index}"})
+            sample_id = blake3(canonical_json([parents, params.grid, *mosaic_HWC.shape[:2]])).hexdigest(length=16)
+            row = synthetic_row(sample_id, mosaic_HWC, label, name, f"pca:{name}/{index}")
+            made.append(row | {"parents": parents, MOSAIC_GRID: params.grid})
         yield pa.RecordBatch.from_pylist(made, schema)
         work.progress(stop, unit.stop)
 
@@ -150,21 +140,6 @@ def _ranked(frame: "pl.DataFrame", params: PcaParams) -> list[tuple[int, list[in
     sound = lines.filter(pl.col("label").is_not_null() & pl.col("hardness").is_not_null() & pl.col("hardness").is_not_nan())
     classes = sound.sort("hardness", "sample_id").group_by("label", maintain_order=True).agg("row").sort("label")
     return list(zip(classes["label"].to_list(), classes["row"].to_list(), strict=True))
-
-
-def _row(mosaic_HWC: np.ndarray, parents: list[str], grid: int) -> dict[str, Any]:
-    height, width = mosaic_HWC.shape[:2]
-    return {
-        "sample_id": blake3(canonical_json([parents, grid, height, width])).hexdigest(length=16),
-        "image": encode_png(mosaic_HWC),
-        "width": width,
-        "height": height,
-        "format": "png",
-        "split": "train",
-        "synthetic": True,
-        "parents": parents,
-        MOSAIC_GRID: grid,
-    }
 
 
 def _decoded(ids: Sequence[str], images: pa.ChunkedArray) -> list[np.ndarray]:

@@ -11,10 +11,10 @@ from pydantic import Field
 
 from stillroom.digests import canonical_json
 from stillroom.errors import InputError
-from stillroom.fields import image_field, label_field, label_names, split_field
-from stillroom.images import encode_png
+from stillroom.fields import label_names
 from stillroom.operators import Draw, Input, Params, Table, Unit, Work, source
 from tasks.nets.diffusion import load_unet, make_scheduler, noise_of, sample
+from tasks.synthetic import synthetic_fields, synthetic_row
 
 # B = rows of a batch, C H W = an image
 
@@ -43,17 +43,7 @@ def _units(inputs: Mapping[str, Table], params: ClassDiffusionParams) -> list[Un
 def _adds(params: ClassDiffusionParams, schemas: Mapping[str, pa.Schema]) -> dict[str, pa.DataType | pa.Field]:
     # The resolver puts the label names that the model was trained on onto the field `model_id`.
     names = label_names(schemas["model"], "model_id") if "model" in schemas else None
-    return {
-        "sample_id": pa.string(),
-        "image": image_field(),
-        "width": pa.int32(),
-        "height": pa.int32(),
-        "format": pa.string(),
-        "label": label_field(names) if names else pa.int64(),
-        "label_name": pa.string(),
-        "source": pa.string(),
-        "split": split_field(["train"]),
-        "synthetic": pa.bool_(),
+    return synthetic_fields(names) | {
         "model_id": pa.string(),
         "seed": pa.int64(),
         "scheduler": pa.string(),
@@ -100,20 +90,9 @@ def _seed(draw: Draw, label: int, index: int) -> int:
 
 def _row(pixels_CHW: np.ndarray, model_id: str, label: int, index: int, seed: int, config: Mapping[str, Any]) -> dict[str, Any]:
     name = config["label_names"][label]
-    return {
-        "sample_id": blake3(canonical_json([model_id, label, index, seed])).hexdigest(length=16),
-        "image": encode_png(pixels_CHW.transpose(1, 2, 0)),
-        "width": pixels_CHW.shape[2],
-        "height": pixels_CHW.shape[1],
-        "format": "png",
-        "label": label,
-        "label_name": name,
-        "source": f"generated:{name}/{index}",
-        "split": "train",
-        "synthetic": True,
-        "model_id": model_id,
-        "seed": seed,
-    }
+    sample_id = blake3(canonical_json([model_id, label, index, seed])).hexdigest(length=16)
+    row = synthetic_row(sample_id, pixels_CHW.transpose(1, 2, 0), label, name, f"generated:{name}/{index}")
+    return row | {"model_id": model_id, "seed": seed}
 
 
 def _model(models: Table) -> tuple[str, dict[str, Any]]:

@@ -10,43 +10,17 @@ import torch
 
 from stillroom.draws import Draw
 from stillroom.errors import InputError
-from stillroom.fields import image_field, label_field, with_meaning
-from stillroom.images import encode_png
-from stillroom.operators import Unit, Work
-from stillroom.tables import MemoryTable
-from tasks.distill.dm import DmParams, dm
+from tasks.distill.dm import dm
 from tasks.nets.samples import load_labelled
 from tasks.nets.training import normalise, seeded_net
+from tests.tasks.distill.distilling import Stopped, digits, distil
 
 FAST = {"side_px": 8, "channels": 1, "net": "mlp:64", "iterations": 6, "batch_size": 50, "check_every": 3, "check_epochs": 20, "check_nets": 1}
 
 
-def digits(rows: range) -> MemoryTable:
-    from sklearn.datasets import load_digits
-
-    pixels_NHW, labels = load_digits(return_X_y=True)
-    images = [encode_png((pixels_NHW[row].reshape(8, 8, 1) * 15).astype(np.uint8)) for row in rows]
-    schema = pa.schema([pa.field("sample_id", pa.string()), image_field(), label_field([str(digit) for digit in range(10)])])
-    return MemoryTable(pa.table([[f"d{row}" for row in rows], images, labels[list(rows)]], schema=schema))
-
-
-class Stopped(Exception):
-    """The process is gone."""
-
-
 def distilled(scratch: Path, saved: dict | None = None, stop_at: int | None = None, real: range = range(400), **params) -> tuple[pa.Table, dict]:
-    torch.set_num_threads(1)
     inputs = {"samples": digits(range(10)), "real": digits(real), "tune": digits(range(600, 900))}
-    asked = DmParams(**FAST | params)
-    schema = pa.schema([with_meaning(name, field) for name, field in dm.adds(asked, {"samples": inputs["samples"].schema}).items()])
-    work = Work(device="cpu", threads=1, scratch=scratch, draw=Draw(7, "distill.dm"), saved={} if saved is None else saved)
-
-    def report(done: float, total: float) -> None:
-        if done == stop_at:
-            raise Stopped
-
-    work.report = report
-    return pa.Table.from_batches(list(dm(Unit("images"), inputs, asked, work, schema)), schema), work.metrics
+    return distil(dm, inputs, FAST | params, scratch, saved, stop_at)
 
 
 def test_the_first_loss_and_the_first_step_by_hand(tmp_path):

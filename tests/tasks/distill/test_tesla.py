@@ -12,26 +12,17 @@ from safetensors.torch import load
 
 from stillroom.draws import Draw
 from stillroom.errors import InputError
-from stillroom.fields import image_field, label_field, with_meaning
-from stillroom.images import decode_batch, encode_png
-from stillroom.operators import Unit, Work
+from stillroom.images import decode_batch
+from stillroom.operators import Work
 from stillroom.tables import MemoryTable
 from tasks.distill.tesla import TeslaParams, tesla
 from tasks.train.experts import ExpertsParams, experts
+from tests.tasks.distill.distilling import Stopped, digits, distil
 
 # N = synthetic images
 
 SIZE = {"side_px": 8, "channels": 1}
 FAST = SIZE | {"iterations": 8, "steps": 4, "check_every": 4, "check_epochs": 20, "check_nets": 1}
-
-
-def digits(rows: range, names: list[str] | None = None) -> MemoryTable:
-    from sklearn.datasets import load_digits
-
-    pixels_NHW, labels = load_digits(return_X_y=True)
-    images = [encode_png((pixels_NHW[row].reshape(8, 8, 1) * 15).astype(np.uint8)) for row in rows]
-    schema = pa.schema([pa.field("sample_id", pa.string()), image_field(), label_field(names or [str(digit) for digit in range(10)])])
-    return MemoryTable(pa.table([[f"d{row}" for row in rows], images, labels[list(rows)]], schema=schema))
 
 
 @pytest.fixture(scope="module")
@@ -46,25 +37,12 @@ def ways(tmp_path_factory) -> MemoryTable:
     return MemoryTable(pa.Table.from_batches(batches))
 
 
-class Stopped(Exception):
-    """The process is gone."""
-
-
 def distilled(scratch: Path, inputs: dict, saved: dict | None = None, stop_at: int | None = None, **params) -> tuple[pa.Table, dict]:
-    asked = TeslaParams(**FAST | params)
-    schema = pa.schema([with_meaning(name, field) for name, field in tesla.adds(asked, {"samples": inputs["samples"].schema}).items()])
-    work = Work(device="cpu", threads=1, scratch=scratch, draw=Draw(7, "distill.tesla"), saved={} if saved is None else saved)
-
-    def report(done: float, total: float) -> None:
-        if done == stop_at:
-            raise Stopped
-
-    work.report = report
-    return pa.Table.from_batches(list(tesla(Unit("images"), inputs, asked, work, schema)), schema), work.metrics
+    return distil(tesla, inputs, FAST | params, scratch, saved, stop_at)
 
 
 def given(ways: MemoryTable, *, tune: bool = True) -> dict:
-    return {"samples": digits(range(10)), "experts": ways} | ({"tune": digits(range(600, 900))} if tune else {})  # the first ten digits are 0 to 9
+    return {"samples": digits(range(10)), "experts": ways} | ({"tune": digits(range(600, 900))} if tune else {})
 
 
 def test_what_it_gives_trains_better_nets_than_what_it_started_from(ways, tmp_path):
