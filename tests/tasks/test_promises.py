@@ -57,14 +57,43 @@ stages:
   herd: {op: prune.herding, from: strata, keep: 90%}
   centers: {op: prune.k_center, from: herd, keep: 90%}
   usual: {op: prune.moderate, from: centers, keep: 90%}
+  sized: {op: score.image_bytes, from: looks.train}
+  said: {op: score.predictions, from: {samples: sized, model: bought}}
+  slopes: {op: score.gradients, from: {samples: said, model: bought}}
+  spread: {op: prune.d2, from: slopes, vectors: embedding, score: phash, hard: high, keep: 90%}
+  covered: {op: prune.facility_location, from: spread, vectors: gradient, keep: 90%}
+  asked: {op: prune.robust_active, from: covered, teacher_accuracy: 90%, keep: 90%}
   both: {op: table.mix, from: {drawn: drawn, ranked: usual}, weights: {drawn: 2, ranked: 1}}
   core: {op: prune.k_medoids, from: looks.train, vectors: embedding, keep: 60%, balance: label}
-  hardness: {op: score.dynamics, from: core, net: "cnn:4", epochs: 1, el2n_epochs: [1], seeds: 1}
+  hardness: {op: score.dynamics, from: core, net: "cnn:4", epochs: 2, el2n_epochs: [1], seeds: 1}
+  far: {op: score.prototypes, from: hardness, vectors: embedding, clusters: 3}
+  first: {op: prune.herding, from: looks.train, images_per_class: 1}
+  tiled: {op: distill.pca, from: looks.train, images_per_class: 1, grid: 1, score: phash, hard: high}
+  seen: {op: reinforce.views, from: tiled, count: 2, policy: [crop, flip]}
+  experts: {op: train.experts, from: apart.train, net: "mlp:4", experts: 2, epochs: 2, batch_size: 32, augment: [shift]}
+  distilled:
+    op: distill.tesla
+    from: {samples: first, experts: experts, tune: apart.validation}
+    side_px: 8
+    channels: 1
+    iterations: 2
+    steps: 2
+    labels: soft
+    check_nets: 1
+    check_epochs: 2
+  means: {op: distill.dm, from: {samples: first, real: apart.train}, side_px: 8, channels: 1, net: "mlp:4", iterations: 2, batch_size: 4}
+  judged:
+    op: evaluate.distilled
+    from: {tesla: distilled, dm: means, pca: seen, real: apart.train, test: apart.test}
+    nets: ["mlp:4"]
+    seeds: 2
+    epochs: 2
+    real_epochs: 1
   bought: {op: ingest.model, from: {check_on: apart.validation}, file: model.safetensors, net: "cnn:4", side_px: 8, channels: 1, mean: [0.3], std: [0.4], classes: classes.txt}
   teacher: {op: train.teacher, from: {samples: apart.train, check_on: apart.validation}, net: "cnn:8", steps: 60, batch_size: 32}
   painter: {op: train.class_diffusion, from: apart.train, width: 8, steps: 2, batch_size: 8}
   painted: {op: generate.class_diffusion, from: painter, per_class: 2, steps: 2}
-  agreed: {op: filter.teacher_agreement, from: {samples: hardness, teacher: teacher}, min_probability: 0.0}
+  agreed: {op: filter.teacher_agreement, from: {samples: far, teacher: teacher}, min_probability: 0.0}
   mixed: {op: table.mix, from: {real: agreed, synthetic: painted}}
   ready: {op: reinforce.teacher, from: {samples: mixed, teacher: bought}, views: {count: 2, policy: [identity, affine]}}
   proof:
