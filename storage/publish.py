@@ -4,7 +4,7 @@ The manifest publishes: before it a reader sees nothing new, after it the snapsh
 `vN` that a crash left out is set by the next build.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
@@ -104,14 +104,15 @@ class WrittenSnapshot(NamedTuple):
 def publish_manifest(store: Store, manifest: dict[str, Any]) -> dict[str, Any]:
     """Give a manifest the next free number and put it there; what comes back is what stands in the store.
 
-    A snapshot of the same content as an earlier one gets no new number: the earlier manifest comes back.
+    A snapshot of the same content as an earlier one and judged alike gets no new number: the earlier manifest comes back.
     """
     prepare(store)
     name = manifest["name"]
     while True:
         manifests = list_manifests(store, name)
         for earlier in manifests:
-            if all(earlier[key] == manifest[key] for key in ("digest", "trial", "splits")) and not withdrawn(store, name, earlier["number"]):
+            same = all(earlier[key] == manifest[key] for key in ("digest", "trial", "splits"))
+            if same and _is_judged(earlier, manifest) and not withdrawn(store, name, earlier["number"]):
                 tag_snapshots(store, name)
                 return earlier
         number = max((earlier["number"] for earlier in manifests), default=0) + 1
@@ -128,6 +129,18 @@ def tag_snapshots(store: Store, name: str) -> None:
     for manifest in list_manifests(store, name):
         if not withdrawn(store, name, manifest["number"]):
             _tag(store, manifest)
+
+
+def _is_judged(earlier: Mapping[str, Any], manifest: Mapping[str, Any]) -> bool:
+    """Whether an earlier snapshot's judgement is this one's, or this one has none: rows that are judged otherwise must not keep the old word."""
+    return _judgement(manifest) in ([], _judgement(earlier))
+
+
+def _judgement(manifest: Mapping[str, Any]) -> list[Any]:
+    """Accuracies and differences of proof and judged sets, without what says nothing of their worth: seconds, places, names of stages."""
+    proof = manifest.get("proof") or {}
+    arms = [[arm.get(key) for key in ("arm", "rows", "seeds", "accuracy", "low", "high")] for arm in proof.get("arms") or ()]
+    return [*arms, *(proof.get("differences") or ()), *(line for stage in manifest.get("judged") or () for line in stage["lines"])]
 
 
 def _rows_at_once(table: StoredTable) -> int:

@@ -2,12 +2,32 @@
 
 import pytest
 
+from flows.build import build_recipe
 from flows.proof import verdict
 from flows.resolve import resolve
 from schemas.recipe import Promote
 from stillroom.errors import RecipeErrors
+from stillroom.snapshots import manifest_of
 from tests.flows.report.conftest import judged
 
+JUDGED = """name: digits
+stages:
+  raw: {op: ingest.digits}
+  some: {op: table.sample, from: raw, rows: 120}
+  split: {op: table.split, from: some, test: 50%}
+  few: {op: prune.random, from: split.train, keep: 50%}
+  judged:
+    op: evaluate.distilled
+    from: {mine: few, real: split.train, test: split.test}
+    nets: ["mlp:8"]
+    seeds: 2
+    epochs: 1
+    real_epochs: 0
+    robustness: false
+publish:
+  splits: {train: few, test: split.test}
+  promote: {min_gain_over_random: -100%}
+"""
 # Every set of `judged` has an interval of a point on either side of its gain over random.
 ARMS = [{"arm": f"{role}.hard", "accuracy": 0.9, "low": 0.89, "high": 0.91} for role in ("candidate", "control")]
 BEATEN = {"arms": ARMS, "differences": [{"arm": "candidate.hard", "against": "control.hard", "gain": -0.03, "low": -0.04, "high": -0.02}]}
@@ -58,3 +78,16 @@ publish:
     assert line.startswith(
         "recipe: publish.promote.min_gain_over_random (line 7): no stage compares a set with a random choice; add one: {op: evaluate.distilled"
     )
+
+
+def test_a_build_promotes_what_meets_the_bound_and_another_judgement_of_the_same_rows_is_another_snapshot(recipe, store):
+    path = str(recipe(JUDGED))
+    first = build_recipe(path, store, workers=1)
+    assert (first.snapshot, first.promoted) == ("digits@1", True)
+    assert first.notes[0].startswith("digits@1 is promoted: mine ") and first.notes[0].endswith(" over random")
+    second = build_recipe(path, store, ["judged.seeds=3"], workers=1)
+    assert (second.snapshot, second.promoted) == ("digits@2", True)
+    before, after = (manifest_of(f"digits@{number}", str(store)) for number in (1, 2))
+    assert before["digest"] == after["digest"]
+    assert [manifest["judged"][0]["lines"][0]["seeds"] for manifest in (before, after)] == [2, 3]
+    assert build_recipe(path, store, workers=1).snapshot == "digits@1"

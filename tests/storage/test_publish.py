@@ -94,6 +94,23 @@ def test_equal_content_published_at_the_same_time_gets_one_number(store, pets):
     assert publish_manifest(home, manifest(table, "the same", trial=True))["number"] == 2
 
 
+def test_the_same_rows_judged_otherwise_get_a_number_of_their_own(store, pets):
+    home = Store(store)
+    table, *_ = write_snapshot(str(store), "pets", [("train", of(pets, "train"))], 7, "abc")
+
+    def number(accuracy: float, seconds: float = 1.0, **more: Any) -> int:
+        arm = {"arm": "candidate.hard", "rows": 200, "seeds": 5, "accuracy": accuracy, "low": 0.1, "high": 1.0, "seconds": seconds}
+        return publish_manifest(home, manifest(table, "the same", proof={"arms": [arm], "differences": []}, **more))["number"]
+
+    def judged(gain: float, stage: str) -> list[dict[str, Any]]:
+        return [{"stage": stage, "sets": {}, "lines": [{"kind": "difference", "gain": gain}]}]
+
+    assert [number(0.8), number(0.8, seconds=2.0), number(0.9), number(0.8)] == [1, 1, 2, 1]
+    assert [number(0.8, judged=judged(0.1, "a")), number(0.8, judged=judged(0.1, "b")), number(0.8, judged=judged(0.2, "a"))] == [3, 3, 4]
+    # Rows that nobody judged keep the first number, with what it says.
+    assert publish_manifest(home, manifest(table, "the same"))["number"] == 1
+
+
 def test_a_tag_that_a_crash_left_out_is_set_by_the_next(store, pets):
     home = Store(store)
     first, second = (write_snapshot(str(store), "pets", [("train", of(pets, "train"))], seed, f"{seed:032}").table for seed in (1, 2))
