@@ -74,7 +74,7 @@ def publish_build(plan: Plan, records: dict[str, Record], pool: "Pool", seconds:
     if failed:
         raise GateError(recipe.name, f"{len(failed)} of {len(gates)} gates failed, nothing is published: {'; '.join(_told(gate) for gate in failed[:5])}")
     fingerprint = _fingerprint(plan, records)
-    (written,) = pool.run([Job(write_snapshot, (plan.store, recipe.name, splits, recipe.seed, fingerprint))], stage="publish")
+    (written,) = pool.run([Job(write_snapshot, (plan.store, recipe.name, splits, recipe.seed, fingerprint, _index(recipe)))], stage="publish")
     if not written.unique:
         raise GateError(recipe.name, "two published rows have the same sample id", "a sample belongs to one split only")
     proof = proof_of(plan, records)
@@ -110,6 +110,7 @@ def _complete(store: Store, recipe: Recipe, manifest: dict[str, Any], *, same: b
     """Do what follows manifest and tag, as far as it isn't done: promotion, report, and last the word that nothing is left to do."""
     name, number = manifest["name"], manifest["number"]
     notes = [] if manifests.was_promoted(store, name, number) else _promote_if_better(store, recipe, manifest)
+    notes += _searched_as_it_is(manifest)
     if store.read(f"snapshots/{name}/{number}.html") is None:
         _write_report(store, manifest)
     store.create_json(f"published/{manifest['table']['fingerprint']}.json", {"name": name, "number": number})
@@ -153,7 +154,19 @@ def _fingerprint(plan: Plan, records: dict[str, Record]) -> str:
     proofs = [records[stage.name].fingerprint for stage in plan.stages if stage.resolved.operator.gives == "metrics" and stage.name in records]
     parts = [[split, ref.fingerprint, ref.split] for split, ref in _splits(plan, records)]
     require = recipe.publish.require.model_dump(mode="json") if recipe.publish else {}
-    return json_digest({"snapshot": recipe.name, "seed": recipe.seed, "splits": parts, "proofs": proofs, "require": require, "rows": plan.graph.rows})
+    index = {"index": _index(recipe)} if _index(recipe) else {}
+    return json_digest({"snapshot": recipe.name, "seed": recipe.seed, "splits": parts, "proofs": proofs, "require": require, "rows": plan.graph.rows, **index})
+
+
+def _index(recipe: Recipe) -> dict[str, str]:
+    """The metric of each vector column that gets an index."""
+    return dict(recipe.publish.index) if recipe.publish else {}
+
+
+def _searched_as_it_is(manifest: dict[str, Any]) -> list[str]:
+    """What to say of columns that got no index."""
+    few = {column: facts["vectors"] for column, facts in manifest.get("indexes", {}).items() if facts["kind"] is None}
+    return [f"{column} got no index: {vectors:,} vectors are searched as fast without" for column, vectors in few.items()]
 
 
 def _gates_job(store_uri: str, splits: list[tuple[str, TableRef]], recipe: Recipe) -> list[dict[str, Any]]:

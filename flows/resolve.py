@@ -20,7 +20,7 @@ from schemas.secrets import redact
 from schemas.wording import faults_of, near, shown
 from stillroom import registry
 from stillroom.errors import RecipeError, RecipeErrors, StillroomError
-from stillroom.fields import label_names, splits_of
+from stillroom.fields import label_names, splits_of, vector_names
 from stillroom.operators import MODEL_COLUMNS, Input, Operator, Params
 from stillroom.stored import snapshot_fields, with_hashes
 
@@ -335,6 +335,7 @@ class _Resolving:
         tables = {split: self.done[edge.stage].schema for split, edge in self.recipe.publish.splits.items() if edge.stage in self.done}
         if len(tables) == len(self.recipe.publish.splits):
             self._checks(snapshot_fields(tables.values()))
+            self._index(snapshot_fields(tables.values()))
 
     def _checks(self, schema: pa.Schema) -> None:
         """Whether the declared checks can be judged on what would be published."""
@@ -343,6 +344,16 @@ class _Resolving:
             suite_for(schema, self.recipe.publish.require, label_names(schema))
         except RecipeErrors as errors:
             self.faults += [RecipeError("", self.recipe.at(error.args[1]), error.args[2], error.args[3]) for error in errors.args]
+
+    def _index(self, schema: pa.Schema) -> None:
+        """Whether the columns to be indexed are vectors of what would be published."""
+        assert self.recipe.publish is not None
+        vectors = vector_names(schema)
+        for column in self.recipe.publish.index:
+            if column not in vectors:
+                problem = "isn't a column of vectors" if column in schema.names else "no such column"
+                hint = near(column, vectors) if vectors else "`score.embed` makes one"
+                self.faults.append(RecipeError("", self.recipe.at(f"publish.index.{column}"), problem, hint))
 
     def _told(self, fault: RecipeError) -> RecipeError:
         """A fault without what came from the environment."""

@@ -117,6 +117,7 @@ class Publish(_Model):
     """What is published, and the gates before it."""
 
     splits: dict[Split, _WrittenEdge] = Field(min_length=1, description="Where each split's rows come from.")
+    index: dict[str, Literal["cosine", "l2", "dot"]] = Field(default={}, description="Vector columns that get an index for searches, each with its metric.")
     require: Require = Require()
     promote: Promote | None = None
 

@@ -22,6 +22,7 @@ __all__ = [
     "split_field",
     "splits_of",
     "vector_field",
+    "vector_names",
     "with_meaning",
 ]
 
@@ -39,6 +40,11 @@ def image_field(name: str = "image") -> pa.Field:
 def vector_field(name: str, size: int, dtype: pa.DataType | None = None) -> pa.Field:
     """A vector of `size` numbers (float32 unless told): stored once, memory-mapped for select operators."""
     return pa.field(name, pa.list_(dtype or pa.float32(), size), metadata={HEAVY: b"vector"})
+
+
+def vector_names(schema: pa.Schema) -> list[str]:
+    """The columns that hold vectors, in their order."""
+    return [field.name for field in schema if heavy_kind(field) == "vector" and pa.types.is_fixed_size_list(field.type)]
 
 
 def label_field(names: Sequence[str], name: str = "label") -> pa.Field:

@@ -58,6 +58,7 @@ NAME = re.compile(NAME_PATTERN)
 PRINT = re.compile(r"[0-9a-f]{1,64}")
 BEAT = re.compile(r"(beats/[0-9a-f]+)?")
 TEXT_OR_NONE = (str, NONE)
+METRIC = re.compile(r"cosine|l2|dot")
 
 REF = {"name": _is_table, "version": SIZE, "rows": WHOLE, "fingerprint": PRINT, "digest?": str, "split?": TEXT_OR_NONE}
 TABLE = {"name": _is_table, "version": SIZE, "*": ANY}
@@ -68,7 +69,8 @@ STAGE = {
 MANIFEST = {
     "name": NAME, "number?": SIZE, "created?": _is_time, "digest": str, "rows": SIZE, "trial": bool, "splits": {"*": SIZE}, "files": _is_files,
     "table": {"name": _is_table, "version": SIZE, "rows": SIZE, "fingerprint": PRINT, "digest": str, "columns": {"*": str}, "*": ANY},
-    "stages": [STAGE], "gates?": [dict], "proof?": (dict, NONE), "seed?": WHOLE, "recipe?": {"text": str, "path": str, "overrides": [str], "*": ANY}, "*": ANY,
+    "stages": [STAGE], "gates?": [dict], "proof?": (dict, NONE), "seed?": WHOLE, "recipe?": {"text": str, "path": str, "overrides": [str], "*": ANY},
+    "indexes?": {"*": {"metric": METRIC, "kind": TEXT_OR_NONE, "vectors": SIZE, "*": ANY}}, "*": ANY,
 }  # fmt: skip
 RECORD = {
     "fingerprint": PRINT, "stage": str, "operator": str, "parts": {"join?": str, "*": ANY}, "table": REF, "removed": (REF, NONE), "counts": {"*": SIZE},

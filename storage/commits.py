@@ -17,7 +17,7 @@ from stillroom.records import TableRef
 from stillroom.remote import ask, fault_of, reaching
 from stillroom.stores import Store
 
-__all__ = ["OURS", "commit_fragments", "data_files", "pin", "version_facts", "version_files", "write_batches"]
+__all__ = ["OURS", "commit_fragments", "commit_on", "data_files", "pin", "version_facts", "version_files", "write_batches"]
 
 MAX_ROWS_PER_FILE = 1 << 20
 # The property by which our versions are told from those that somebody else made.
@@ -99,14 +99,27 @@ def commit_fragments(store: Store, name: str, schema: pa.Schema, fragments: Sequ
     return TableRef(name, dataset.version, dataset.count_rows(), fingerprint, digest)
 
 
-def _commit(store: Store, uri: str, operation: Any, fingerprint: str) -> Any:
+def commit_on(store: Store, table: TableRef, operation: Any) -> TableRef:
+    """Commit an operation that keeps the rows on one version of a table; the tag of its fingerprint moves to what this made.
+
+    Raises:
+        CommitConflictError: somebody else's version came first, and has other rows.
+    """
+    dataset = _commit(store, store.table_uri(table.name), operation, table.fingerprint, base=table.version)
+    _pin(store, dataset, table.fingerprint)
+    return TableRef(table.name, dataset.version, table.rows, table.fingerprint, table.digest)
+
+
+def _commit(store: Store, uri: str, operation: Any, fingerprint: str, base: int | None = None) -> Any:
     """Commit on the newest version, again where others come first; the dataset at the version that this made.
+
+    On `base`, if one is given, and never on another: where others come first, that is raised.
 
     Lance would apply an operation twice, so after an error its transaction is looked for before it is tried again.
     """
     lost = 0
     while True:
-        newest = ask(store.uri, lambda: lance.dataset(uri)).version
+        newest = base or ask(store.uri, lambda: lance.dataset(uri)).version
         transaction = lance.Transaction(read_version=newest, operation=operation, transaction_properties={OURS: fingerprint})
         try:
             return lance.LanceDataset.commit(uri, transaction, enable_stable_row_ids=True)
@@ -116,6 +129,8 @@ def _commit(store: Store, uri: str, operation: Any, fingerprint: str) -> Any:
                 raise
             if (made := _made_by(store, uri, transaction.uuid, newest)) is not None:
                 return made
+            if conflict and base:
+                raise
             lost += not conflict
             if fault is not None and lost == COMMIT_ATTEMPTS:
                 raise fault from None

@@ -16,6 +16,7 @@ import pyarrow as pa
 
 from stillroom.digests import json_digest
 from stillroom.errors import InputError, StoreError
+from stillroom.fields import vector_names
 from stillroom.format import require_format
 from stillroom.sealed import unseal
 from stillroom.shapes import EXPORTED, wrong_shape
@@ -121,7 +122,9 @@ def _written(source: Path, about: dict[str, Any], manifest: dict[str, Any], stor
             raise InputError(str(source), f"its rows have digest {found[:12]}…, those of {about['snapshot']} have {about['digest'][:12]}…", "export it again")
 
     rows = _unforgotten(source, store, manifest, _rows(source, about, schema, report))
-    written = write_version(store, name, schema, rows, fingerprint, check=check)
+    # Indexes aren't exported: they are made again.
+    index = {column: facts["metric"] for column, facts in manifest.get("indexes", {}).items() if column in vector_names(schema)}
+    written = write_version(store, name, schema, rows, fingerprint, index=index, check=check)
     return {
         **_made_elsewhere(manifest),
         **written.facts(store),
@@ -184,7 +187,7 @@ def _made_elsewhere(manifest: dict[str, Any]) -> dict[str, Any]:
     proof = manifest["proof"]
     if proof and "table" in proof:
         proof = {**proof, "table": absent(proof["table"])}
-    return {**manifest, "stages": stages, "proof": proof}
+    return {**{name: item for name, item in manifest.items() if name != "indexes"}, "stages": stages, "proof": proof}
 
 
 def _held_already(source: Path, store: Store, manifest: dict[str, Any]) -> dict[str, Any] | None:

@@ -7,11 +7,13 @@ The manifest publishes: before it a reader sees nothing new, after it the snapsh
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import lance
 import numpy as np
 import pyarrow as pa
+from lance.commit import CommitConflictError
 
 from stillroom.draws import Draw
 from stillroom.format import prepare
@@ -23,6 +25,7 @@ from stillroom.stored import StoredTable, snapshot_fields, table_bytes
 from stillroom.stores import Store
 from stillroom.tables import one_array
 from storage.commits import commit_fragments, data_files, version_facts, write_batches
+from storage.indexes import add_indexes, index_bytes
 from storage.manifests import list_manifests
 from storage.space import room_for, row_bytes, snapshot_bytes
 from storage.tally import Tally, checked_tally
@@ -45,10 +48,15 @@ def snapshot_order(table: StoredTable, seed: int, split: str) -> np.ndarray:
     return Draw(seed, f"snapshot/{split}").order(table.frame(["sample_id"])["sample_id"])
 
 
-def write_snapshot(store_uri: str, name: str, splits: Sequence[tuple[str, TableRef]], seed: int, fingerprint: str) -> "WrittenSnapshot":
+def write_snapshot(
+    store_uri: str, name: str, splits: Sequence[tuple[str, TableRef]], seed: int, fingerprint: str, index: Mapping[str, str] = MappingProxyType({})
+) -> "WrittenSnapshot":
     """Write all splits, one after another, as a new version of the published table; visible to nobody by name yet.
 
     Each split's rows are in the order of hash(seed, id). A split that lacks a column has null there.
+
+    Args:
+        index: the metric of each vector column that gets an index.
     """
     store = Store(store_uri)
     tables = {split: StoredTable(store, ref) for split, ref in splits}
@@ -64,47 +72,58 @@ def write_snapshot(store_uri: str, name: str, splits: Sequence[tuple[str, TableR
                 arrays = [pa.array([split] * found.num_rows) if field.name == "split" else _column(found, field) for field in schema]
                 yield pa.record_batch(arrays, schema=schema)
 
-    with room_for(store, "publish", snapshot_bytes(tables.values())):
-        return write_version(store, name, schema, batches(), fingerprint)
+    more = index_bytes(schema, sum(table.rows for table in tables.values()), index) if store.local else 0
+    with room_for(store, "publish", snapshot_bytes(tables.values()) + more):
+        return write_version(store, name, schema, batches(), fingerprint, index=index)
 
 
 def write_version(
-    store: Store, name: str, schema: pa.Schema, batches: Iterable[pa.RecordBatch], fingerprint: str, *, check: Callable[[str], None] = lambda digest: None
-) -> "WrittenSnapshot":
-    """Write rows as a new version of a published table, counted while they are written.
+    store: Store, name: str, schema: pa.Schema, batches: Iterable[pa.RecordBatch], fingerprint: str, *,
+    index: Mapping[str, str] = MappingProxyType({}), check: Callable[[str], None] = lambda digest: None,
+) -> "WrittenSnapshot":  # fmt: skip
+    """Write rows as a new version of a published table, counted while they are written; indexes, if any, make a second one of it.
 
     Args:
+        index: as `add_indexes` takes them.
         check: told the digest of the rows before they are committed; what it raises leaves nothing to be seen.
     """
     tally = Tally(schema)
     fragments = write_batches(store, name, tally.watch(batches), schema)
     check(tally.digest.hexdigest())
     known = file_facts(store, data_files(name, fragments))
-    table = commit_fragments(store, name, schema, fragments, fingerprint=fingerprint, digest=tally.digest.hexdigest())
+    while True:
+        rows = commit_fragments(store, name, schema, fragments, fingerprint=fingerprint, digest=tally.digest.hexdigest())
+        try:
+            table, indexes = add_indexes(store, rows, index)
+            break
+        except CommitConflictError:
+            continue  # somebody else published meanwhile, and an index lies on the newest rows: ours come once more
     counted = checked_tally(StoredTable(store, table), [tally.as_json()])
     store.put_json(f"published/{fingerprint}.leaves", {"leaves": counted["leaves"]})
-    return WrittenSnapshot(table, counted["unique"], counted["columns"], version_facts(store, [table], known))
+    return WrittenSnapshot(table, counted["unique"], counted["columns"], version_facts(store, list({rows, table}), known), indexes)
 
 
 class WrittenSnapshot(NamedTuple):
-    """A published table's new version, whether its sample ids are unique, its columns' digests, and size and BLAKE3 of its files by store key."""
+    """A published table's new version, whether its sample ids are unique, its columns' digests, size and BLAKE3 of its files by store key, and its indexes."""
 
     table: TableRef
     unique: bool
     columns: dict[str, Any]
     files: dict[str, list[int | str]]
+    indexes: dict[str, Any]
 
     def facts(self, store: Store) -> dict[str, Any]:
         """What a manifest says of the table."""
         table = self.table
         where = {"name": table.name, "version": table.version, "fingerprint": table.fingerprint, "rows": table.rows, "digest": table.digest}
-        return {"table": {**where, "columns": self.columns}, "files": self.files, "bytes": table_bytes(store, table)}
+        indexes = {"indexes": self.indexes} if self.indexes else {}
+        return {"table": {**where, "columns": self.columns}, "files": self.files, "bytes": table_bytes(store, table), **indexes}
 
 
 def publish_manifest(store: Store, manifest: dict[str, Any]) -> dict[str, Any]:
     """Give a manifest the next free number and put it there; what comes back is what stands in the store.
 
-    A snapshot of the same content as an earlier one and judged alike gets no new number: the earlier manifest comes back.
+    A snapshot of the same content as an earlier one, with no further index and judged alike, gets no new number: the earlier manifest comes back.
     """
     prepare(store)
     name = manifest["name"]
@@ -112,7 +131,7 @@ def publish_manifest(store: Store, manifest: dict[str, Any]) -> dict[str, Any]:
         manifests = list_manifests(store, name)
         for earlier in manifests:
             same = all(earlier[key] == manifest[key] for key in ("digest", "trial", "splits"))
-            if same and _is_judged(earlier, manifest) and not withdrawn(store, name, earlier["number"]):
+            if same and _is_indexed(earlier, manifest) and _is_judged(earlier, manifest) and not withdrawn(store, name, earlier["number"]):
                 tag_snapshots(store, name)
                 return earlier
         number = max((earlier["number"] for earlier in manifests), default=0) + 1
@@ -129,6 +148,12 @@ def tag_snapshots(store: Store, name: str) -> None:
     for manifest in list_manifests(store, name):
         if not withdrawn(store, name, manifest["number"]):
             _tag(store, manifest)
+
+
+def _is_indexed(earlier: Mapping[str, Any], manifest: Mapping[str, Any]) -> bool:
+    """Whether an earlier snapshot has all indexes of this one."""
+    had = earlier.get("indexes", {})
+    return all(had.get(column) == facts for column, facts in manifest.get("indexes", {}).items())
 
 
 def _is_judged(earlier: Mapping[str, Any], manifest: Mapping[str, Any]) -> bool:

@@ -234,7 +234,7 @@ def _unknown(store: Store, inventory: Inventory, known: Collection[str]) -> list
             continue  # no reader goes by them alone, and `_tags` has looked at those that count
         elif path.startswith("_versions/"):
             found.append(Finding(key, "left over" if _is_ours(store, key) else "foreign", "a version that no record names", table))
-        elif path.startswith(("data/", "_transactions/", "_deletions/")):
+        elif path.startswith(("data/", "_transactions/", "_deletions/", "_indices/")):
             found.append(Finding(key, "left over", "a file of no version that a record names", table))
         else:
             found.append(Finding(key, "foreign", "no file of stillroom's", table))

@@ -77,6 +77,20 @@ def test_a_test_row_cannot_reach_training_through_a_mix(recipe):
     assert "'mixed' may hold test rows" in found
 
 
+@pytest.mark.parametrize(
+    ("index", "says"),
+    [
+        ("embeddin: cosine", "publish.index.embeddin (line 9): no such column; did you mean 'embedding'?"),
+        ("label: l2", "publish.index.label (line 9): isn't a column of vectors; known: embedding"),
+        ("embedding: cosin", "publish.index.embedding (line 9): should be 'cosine', 'l2' or 'dot'"),
+    ],
+)
+def test_an_index_wants_a_published_column_of_vectors(recipe, index, says):
+    looks = "  raw: {op: ingest.digits}\n  looks: {op: score.embed, from: raw, side_px: 8, channels: 1}\n  split: {op: table.split, from: looks}\n"
+    (found,) = faults(recipe, HEAD + looks + f"publish:\n  splits: {{train: split.train}}\n  index: {{{index}}}\n")
+    assert found.startswith(f"recipe: {says}")
+
+
 def test_the_training_split_is_not_published_with_test_rows(recipe):
     (found,) = faults(recipe, HEAD + "  raw: {op: ingest.digits}\n  split: {op: table.split, from: raw}\npublish:\n  splits: {train: split}\n")
     assert found.startswith("recipe: publish.splits.train") and "may hold test rows" in found

@@ -4,6 +4,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import lance
 import lancedb
+import numpy as np
 import pyarrow as pa
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -15,7 +16,7 @@ from stillroom.stored import StoredTable
 from stillroom.stores import Store
 from storage.commits import commit_fragments, write_batches
 from storage.manifests import list_manifests
-from storage.publish import publish_manifest
+from storage.publish import publish_manifest, write_version
 from storage.records import put_record
 
 SCHEMA = pa.schema([("sample_id", pa.string()), ("x", pa.int64())])
@@ -114,6 +115,21 @@ def test_lancedb_opens_the_table_by_its_name(s3):
     table = lancedb.connect(s3).open_table("pets")
     table.checkout(ref.version)
     assert table.to_arrow()["x"].to_pylist() == [3, 1, 2]
+
+
+@pytest.mark.parametrize("kind", ["cut after", "500 after", "503 before"])
+def test_an_index_is_committed_once_though_answers_are_lost(s3, proxy, plan, kind):
+    store, size = Store(s3), 8
+    values = pa.FixedSizeListArray.from_arrays(pa.array(np.random.default_rng(0).random(2000 * size, np.float32)), size)
+    rows = pa.record_batch({"sample_id": [str(row) for row in range(2000)], "embedding": values})
+    commit_fragments(store, "pets", rows.schema, write_batches(store, "pets", [rows], rows.schema), fingerprint=named(1))
+    proxy.follow(plan().aim("PUT", "_versions/", kind).aim("PUT", "_indices/", kind))
+    found = write_version(store, "pets", rows.schema, [rows], named(2), index={"embedding": "l2"})
+    assert proxy.suffered[kind] >= 2 and found.table.version == 4
+    dataset = lance.dataset(store.table_uri("pets"), version=4)
+    assert [one.num_rows_indexed for one in dataset.describe_indices()] == [2000]
+    assert dataset.to_table(nearest={"column": "embedding", "q": values[7].values, "k": 1})["sample_id"].to_pylist() == ["7"]
+    assert {key for key in found.files if "/_indices/" in key} == {key for key in store.list("pets.lance/_indices/")}
 
 
 def test_numbers_of_snapshots_are_unique_though_answers_are_lost(s3, proxy, plan):
