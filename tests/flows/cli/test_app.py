@@ -9,7 +9,7 @@ import flows.cli
 from flows.cli.app import COMMANDS
 
 # What stands beside the commands in their folder.
-HELPERS = {"__init__", "app", "bar", "diff_table", "explain_table", "progress", "proof_table", "shared"}
+HELPERS = {"__init__", "app", "bar", "diff_table", "explain_table", "judged_table", "progress", "proof_table", "shared"}
 
 
 def test_every_file_of_the_folder_is_a_command_with_a_function_of_its_name():
