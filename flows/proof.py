@@ -80,7 +80,7 @@ def verdict(promote: Promote, manifest: dict[str, Any], current: dict[str, Any] 
     """
     proof, reasons = manifest["proof"], []
     if promote.min_gain_over_random is not None:
-        ok, text = _over_random(promote.min_gain_over_random, manifest["judged"])
+        ok, text = _over_random(promote.min_gain_over_random, manifest.get("judged") or [])
         if not ok:
             return False, text
         reasons.append(text)
@@ -109,6 +109,8 @@ def verdict(promote: Promote, manifest: dict[str, Any], current: dict[str, Any] 
 def _over_random(least: float, judged: list[dict[str, Any]]) -> tuple[bool, str]:
     """Whether every judged set gains so much over random at the lower end of its interval, and each one's gain in words."""
     gains = [(line.title, line.gains["random"]) for line in main_lines(judged)]
+    if not gains:
+        return False, "the snapshot says of no set what it gains over random; build it again"
     failing = [title for title, gain in gains if gain["low"] < least]
     text = ", ".join(f"{title} {gain['gain']:+.1%} [{gain['low']:+.1%}, {gain['high']:+.1%}]" for title, gain in gains) + " over random"
     if failing:

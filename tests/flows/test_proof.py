@@ -57,6 +57,10 @@ def test_of_several_stages_all_must_pass():
     assert not ok and why.endswith("not met by tesla (judged1)")
 
 
+def test_a_snapshot_of_which_nothing_was_judged_is_not_promoted():
+    assert told(min_gain_over_random=0) == (False, "the snapshot says of no set what it gains over random; build it again")
+
+
 def test_random_is_asked_beside_what_is_asked_of_a_proof():
     assert not told(0.2, proof=BEATEN, min_gain_over_random=0, min_gain_over_control=0)[0]
     assert told(0.2, proof=BEATEN, min_gain_over_random=0)[0]
