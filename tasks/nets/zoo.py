@@ -91,11 +91,7 @@ def feature_size(net: str, *, channels: int, side_px: int) -> int:
 
     with torch.device("meta"):
         headless = build(net, num_classes=0, channels=channels, side_px=side_px).eval()
-        try:
-            return headless(torch.empty(1, channels, side_px, side_px)).shape[1]
-        # Whether a size will do, timm knows no other way: too many pools, or a fixed number of positions.
-        except RuntimeError as error:
-            raise InputError(f"net '{net}'", f"images of {side_px} px don't pass through it", _own_size(net)) from error
+        return headless(torch.empty(1, channels, side_px, side_px)).shape[1]
 
 
 def refuse_statistics(net: "nn.Module", name: str) -> None:
@@ -135,6 +131,7 @@ def _parsed(net: str) -> tuple[str, int]:
 
 def _timm_net(name: str, num_classes: int, channels: int, side_px: int) -> "nn.Module":
     import timm
+    import torch
 
     if not timm.is_model(name):
         near = timm.list_models(f"*{name}*")[:3] or difflib.get_close_matches(name, timm.list_models(), 3)
@@ -142,4 +139,11 @@ def _timm_net(name: str, num_classes: int, channels: int, side_px: int) -> "nn.M
     # Transformers are built for one side; the others take any and refuse the argument.
     fixed = getattr(timm.get_pretrained_cfg(name), "fixed_input_size", False)
     more: dict[str, Any] = {"img_size": side_px} if fixed else {}
-    return timm.create_model(name, pretrained=False, num_classes=num_classes, in_chans=channels, **more)
+    net = timm.create_model(name, pretrained=False, num_classes=num_classes, in_chans=channels, **more).eval()
+    # Whether a size will do, timm knows no other way: too many pools, or a fixed number of positions.
+    try:
+        with torch.no_grad():
+            net(torch.zeros(1, channels, side_px, side_px))
+    except RuntimeError as error:
+        raise InputError(f"net '{_TIMM}{name}'", f"images of {side_px} px don't pass through it", _own_size(name)) from error
+    return net.train()

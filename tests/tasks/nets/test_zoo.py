@@ -4,6 +4,7 @@ import subprocess
 import sys
 
 import pytest
+import timm
 import torch
 from pydantic import BaseModel, ValidationError
 
@@ -85,9 +86,23 @@ def test_an_image_too_small_for_the_pools_is_refused():
         build("convnet3", num_classes=2, channels=1, side_px=7)
 
 
-def test_an_image_that_a_timm_net_cannot_take_is_refused_by_one_line():
-    with pytest.raises(InputError, match=r"^net 'timm/vgg11': images of 8 px don't pass through it; timm made it for 224 px$"):
-        feature_size("timm/vgg11", channels=3, side_px=8)
+@pytest.mark.parametrize(("net", "side_px", "made_for"), [("timm/vgg11", 8, 224), ("timm/vit_tiny_patch16_224", 8, 224), ("timm/inception_v3", 32, 299)])
+def test_an_image_that_a_timm_net_cannot_take_is_refused_by_one_line(net, side_px, made_for):
+    told = rf"^net '{net}': images of {side_px} px don't pass through it; timm made it for {made_for} px$"
+    with pytest.raises(InputError, match=told):
+        feature_size(net, channels=3, side_px=side_px)
+    with pytest.raises(InputError, match=told), torch.device("meta"):  # as it is on the CPU, and at once
+        build(net, num_classes=5, channels=3, side_px=side_px)
+
+
+def test_trying_the_size_leaves_a_timm_net_as_it_was_made():
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(5)
+        ours, drawn = build("timm/mobilenetv3_small_050", num_classes=5, channels=3, side_px=32), torch.rand(1)
+        torch.manual_seed(5)
+        theirs, expected = timm.create_model("mobilenetv3_small_050", num_classes=5), torch.rand(1)
+    assert ours.training and drawn == expected
+    assert all(torch.equal(ours.state_dict()[name], tensor) for name, tensor in theirs.state_dict().items())
 
 
 def test_naming_nets_loads_no_torch():

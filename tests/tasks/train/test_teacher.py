@@ -14,7 +14,7 @@ import torch
 from pydantic import ValidationError
 
 from stillroom.draws import Draw
-from stillroom.errors import StageError
+from stillroom.errors import InputError, StageError
 from stillroom.fields import image_field, label_field
 from stillroom.images import encode_png
 from stillroom.operators import Work
@@ -55,6 +55,11 @@ def test_learns_and_keeps_what_it_measured(tmp_path):
     assert metrics == measured_on(load_classifiers(MemoryTable(pa.Table.from_batches([model])), "cpu"), held_out, tmp_path, 256)
     assert json.loads(model["saw"][0].as_py()) == ids_seen([f"d{row}" for row in range(600)])
     assert json.loads(model["config"][0].as_py())["label_names"] == [str(digit) for digit in range(10)]
+
+
+def test_images_that_a_timm_net_cannot_take_are_refused_by_one_line(tmp_path):
+    with pytest.raises(InputError, match="net 'timm/vit_tiny_patch16_224': images of 8 px don't pass through it; timm made it for 224 px"):
+        trained(tmp_path, {"samples": digits(0, 100)}, net="timm/vit_tiny_patch16_224", side_px=8)
 
 
 def test_members_differ_and_each_is_the_same_again(tmp_path):
