@@ -44,13 +44,13 @@ def read_weights(file: Path) -> "dict[str, Tensor]":
 
 
 def load_into(net: "nn.Module", weights: "Mapping[str, Tensor]", file: Path, *, without: Sequence[str] = ()) -> None:
-    """Load weights into a net, which must have exactly these, apart from what lies under the names in `without`.
+    """Load weights into a net, which must have exactly these, apart from what lies under the names in `without`, which stays as it is.
 
     Raises:
         InputError: names or shapes differ; the first difference is named.
     """
-    given = {name: tensor for name, tensor in weights.items() if not any(name == head or name.startswith(f"{head}.") for head in without)}
-    wanted = net.state_dict()
+    heads = tuple(f"{head}." for head in without)
+    given, wanted = ({name: tensor for name, tensor in each.items() if not f"{name}.".startswith(heads)} for each in (weights, net.state_dict()))
     # A count that only training reads; older checkpoints lack it.
     given |= {name: tensor for name, tensor in wanted.items() if name.endswith("num_batches_tracked") and name not in given}
     hint = "net, side_px, channels and the number of classes must be those it was trained with"
@@ -61,7 +61,7 @@ def load_into(net: "nn.Module", weights: "Mapping[str, Tensor]", file: Path, *, 
     if odd := [name for name in wanted if given[name].shape != wanted[name].shape]:
         problem = f"'{odd[0]}' has the shape {list(given[odd[0]].shape)}, the net's has {list(wanted[odd[0]].shape)}"
         raise InputError(str(file), problem, hint)
-    net.load_state_dict(given)
+    net.load_state_dict(net.state_dict() | given)
 
 
 def _safetensors(file: Path) -> dict[str, Any]:

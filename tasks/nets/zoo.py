@@ -66,8 +66,7 @@ def build(net: str, *, num_classes: int, channels: int, side_px: int) -> "nn.Mod
     name, width = _parsed(net)
     if name.startswith(_TIMM):
         return _timm_net(name.removeprefix(_TIMM), num_classes, channels, side_px)
-    if side_px < _NETS[name].min_side_px:
-        raise InputError(f"net '{net}'", f"images of {side_px} px are too small for it", f"it takes {_NETS[name].min_side_px} px or more")
+    _refuse_small(net, name, side_px)
     if name == "resnet18":
         from tasks.nets.resnet import ResNet18
 
@@ -86,6 +85,7 @@ def feature_size(net: str, *, channels: int, side_px: int) -> int:
     """
     name, width = _parsed(net)
     if not name.startswith(_TIMM):
+        _refuse_small(net, name, side_px)
         return _NETS[name].feature_size(width, side_px)
     import torch
 
@@ -105,12 +105,19 @@ def refuse_statistics(net: "nn.Module", name: str) -> None:
 
 
 def head_names(net: str) -> tuple[str, ...]:
-    """What the last layers of a timm net are called among its weights."""
+    """What the last layers of a net are called among its weights."""
+    if not net.startswith(_TIMM):
+        return ("fc",) if net == "resnet18" else ("head",)
     import timm
 
     cfg = timm.get_pretrained_cfg(net.removeprefix(_TIMM))
     named = getattr(cfg, "classifier", None) or ()
     return (named,) if isinstance(named, str) else tuple(named)
+
+
+def _refuse_small(net: str, name: str, side_px: int) -> None:
+    if side_px < _NETS[name].min_side_px:
+        raise InputError(f"net '{net}'", f"images of {side_px} px are too small for it", f"it takes {_NETS[name].min_side_px} px or more")
 
 
 def _own_size(net: str) -> str:

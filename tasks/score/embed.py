@@ -31,12 +31,13 @@ class EmbedParams(Params):
     net: str = Field(
         default="pixels",
         description="pixels: the image itself. scattering, random_convs: features without weights. model: the features of the `model` input. "
-        "efficientnet_lite0, efficientnet_lite2: those of a net trained on ImageNet, from a package. timm/<name>: of that net, with `weights`.",
+        "efficientnet_lite0, efficientnet_lite2: those of a net trained on ImageNet, from a package. timm/<name>, "
+        "cnn, convnet3, mlp, resnet18: of that net, with `weights`.",
     )
     side_px: int = Field(default=32, ge=1, description="Images are resized to this square first; with net: model, to the model's.")
     channels: Literal[1, 3] = Field(default=3, description="1 grey, 3 colour; with net: model, the model's.")
-    weights: SourcePath | None = Field(default=None, description="A safetensors or torch file with the weights of a timm net.")
-    mean: tuple[float, ...] = Field(default=(0.485, 0.456, 0.406), description="Of a timm net's input, a channel each, on the scale 0 to 1.")
+    weights: SourcePath | None = Field(default=None, description="A safetensors or torch file with the weights of a net that is named.")
+    mean: tuple[float, ...] = Field(default=(0.485, 0.456, 0.406), description="Of the input of a net with `weights`, a channel each, on the scale 0 to 1.")
     std: tuple[float, ...] = Field(default=(0.229, 0.224, 0.225), description="Likewise.")
     features: int | None = Field(default=None, ge=1, description="With net: model, how many features the model has.")
     scales: int = Field(default=2, ge=1, le=8, description="With net: scattering, how often the scale doubles; vectors are sampled every 2^scales pixels.")
@@ -52,10 +53,9 @@ class EmbedParams(Params):
 
     @model_validator(mode="after")
     def _complete(self) -> Self:
-        if self.net.startswith("timm/") != (self.weights is not None):
-            raise ValueError("weights: a timm net needs a file of them, and nothing else takes one")
-        if self.net not in OUR_WORDS and not self.net.startswith("timm/"):
-            raise ValueError(f"net: {', '.join(OUR_WORDS)} or timm/<name>; a net of ours comes in by the input `model`")
+        if (self.net in OUR_WORDS) != (self.weights is None):
+            way_out = "net: model takes one from the recipe" if self.weights is None else f"net: {self.net} takes none"
+            raise ValueError(f"weights: a net by its name needs a file of them; {way_out}")
         if self.weights is not None and (len(self.mean) != self.channels or len(self.std) != self.channels):
             raise ValueError(f"mean and std: {self.channels} numbers each, one a channel")
         if any(deviation <= 0 for deviation in self.std):
@@ -148,7 +148,8 @@ def _member(inputs: Mapping[str, Table], params: EmbedParams, work: Work) -> Cla
         return Classifier(net.to(work.device).eval(), seen, params.net, work.device)
     assert params.weights is not None
     with torch.random.fork_rng(devices=[]):
-        net = build(params.net, num_classes=0, channels=params.channels, side_px=params.side_px)
+        # Of a net of ours the last layer is there, and nobody asks it.
+        net = build(params.net, num_classes=0 if params.net.startswith("timm/") else 1, channels=params.channels, side_px=params.side_px)
     load_into(net, read_weights(params.weights), params.weights, without=head_names(params.net))
     seen = {"channels": params.channels, "side_px": params.side_px, "mean": params.mean, "std": params.std}
     return Classifier(net.to(work.device).eval(), seen, params.weights.name, work.device)

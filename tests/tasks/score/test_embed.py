@@ -22,6 +22,7 @@ from stillroom.operators import Unit, Work
 from stillroom.tables import MemoryTable
 from tasks.nets.efficientnet_lite import EFFICIENTNET_LITE, MEAN, STD, efficientnet_lite
 from tasks.nets.models import load_classifiers, model_batch, model_row
+from tasks.nets.networks import features_of
 from tasks.nets.training import normalise, seeded_net
 from tasks.nets.zoo import build
 from tasks.score.embed import EmbedParams, embed
@@ -117,6 +118,29 @@ def test_a_timm_net_is_used_without_its_head(tmp_path):
     assert found == pytest.approx(expected, abs=1e-5)
 
 
+@pytest.mark.parametrize(("net", "size"), [("cnn:4", 8), ("mlp:6", 6), ("convnet3:5", 5), ("resnet18", 512)])
+def test_a_net_of_ours_is_used_without_its_head(tmp_path, net, size):
+    theirs = build(net, num_classes=7, channels=1, side_px=8).eval()
+    save_file(theirs.state_dict(), tmp_path / "net.safetensors")
+    found = embedded(tmp_path, net=net, weights=tmp_path / "net.safetensors", side_px=8, channels=1, mean=[0.4], std=[0.3], batch=23)
+    with torch.inference_mode():
+        expected = features_of(theirs, normalise(torch.from_numpy(PIXELS), [0.4], [0.3])).numpy()
+    assert found.shape == (23, size)
+    assert found == pytest.approx(expected, abs=1e-5)
+
+
+def test_weights_of_another_size_are_refused(tmp_path):
+    save_file(build("mlp:6", num_classes=7, channels=1, side_px=9).state_dict(), tmp_path / "net.safetensors")
+    with pytest.raises(InputError, match=r"has the shape \[6, 81\], the net's has \[6, 64\]; net, side_px"):
+        embedded(tmp_path, net="mlp:6", weights=tmp_path / "net.safetensors", side_px=8, channels=1, mean=[0.4], std=[0.3])
+
+
+def test_images_too_small_for_a_net_of_ours_are_refused_before_the_run():
+    asked = EmbedParams(net="convnet3", weights="net.safetensors", side_px=7)
+    with pytest.raises(InputError, match="images of 7 px are too small for it; it takes 8 px or more"):
+        embed.added(asked, {"samples": samples().schema})
+
+
 def test_weights_that_are_not_the_nets_are_refused(tmp_path):
     save_file({"classifier.weight": torch.zeros(5, 1024), "stem.weight": torch.zeros(3)}, tmp_path / "net.safetensors")
     with pytest.raises(InputError, match=r"lacks \d+ of the net's \d+ tensors, 'conv_stem.weight' first"):
@@ -192,9 +216,9 @@ def test_a_broken_image_is_named_by_its_row(tmp_path):
 @pytest.mark.parametrize(
     ("params", "said"),
     [
-        ({"net": TIMM}, "a timm net needs a file of them"),
-        ({"weights": "w.safetensors"}, "nothing else takes one"),
-        ({"net": "cnn"}, "a net of ours comes in by the input `model`"),
+        ({"net": TIMM}, "a net by its name needs a file of them; net: model takes one from the recipe"),
+        ({"weights": "w.safetensors"}, "net: pixels takes none"),
+        ({"net": "cnn"}, "a net by its name needs a file of them; net: model takes one from the recipe"),
         ({"net": "scattering", "side_px": 8, "scales": 4}, "2^4 pixels are more than side_px: 8"),
         ({"net": "random_convs", "side_px": 7}, "needs 8 at least"),
         ({"net": "efficientnet_lite0", "side_px": 31}, "needs 32 at least"),
