@@ -79,6 +79,9 @@ def _print_head(manifest: Mapping[str, Any]) -> None:
     )
     if imported := manifest.get("imported"):
         console.print(f"imported from {cell(imported['from'])} of another store, {local_time(imported['at'])}", soft_wrap=True)
+    for column, facts in manifest.get("indexes", {}).items():
+        kind = f"{cell(facts['kind'])}, {facts['metric']}" if facts["kind"] else "none"
+        console.print(f"index of {cell(column)}: {kind}, {facts['vectors']:,} vectors", soft_wrap=True)
     console.print(f"digest {manifest['digest']}\n", soft_wrap=True)
 
 

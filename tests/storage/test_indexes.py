@@ -12,8 +12,10 @@ import lancedb
 import numpy as np
 import pyarrow as pa
 import pytest
+from typer.testing import CliRunner
 
 from flows.build import build_recipe
+from flows.cli.app import app
 from stillroom.errors import InputError
 from stillroom.fields import vector_field
 from stillroom.snapshots import open as open_snapshot
@@ -188,6 +190,11 @@ def test_an_imported_snapshot_has_its_index_made_again(mine, tmp_path):
     assert open_snapshot("mini@1", other).manifest["indexes"] == open_snapshot("mini@1", mine).manifest["indexes"]
     assert len(nearest(other, "mini", "v1", np.ones(64, np.float32))) == 10
     assert verify(other).findings == []
+
+
+def test_show_says_what_is_indexed(mine):
+    shown = CliRunner().invoke(app, ["show", "mini@1", "--store", mine.uri]).output
+    assert "index of embedding: IVF_SQ, cosine, 1,797 vectors\n" in shown
 
 
 def test_every_damaged_byte_and_missing_file_of_an_index_is_found(mine):
