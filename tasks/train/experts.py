@@ -29,9 +29,7 @@ class ExpertsParams(Params):
     epochs: int = Field(default=10, ge=1, description="Epochs of each: the last start that matching draws, and the epochs that it matches, are enough.")
     first_epoch: int = Field(default=0, ge=0, description="The first epoch whose weights are kept; 0: the initial ones too.")
     batch_size: int = Field(default=256, ge=1, description="Images a step.")
-    learning_rate: float = Field(
-        default=0.01, gt=0, description="Of plain SGD: no momentum, decay or schedule, since a student must be able to imitate it."
-    )
+    learning_rate: float = Field(default=0.01, gt=0, description="Of plain SGD: no momentum, decay or schedule, since a student must be able to imitate it.")
     augment: tuple[DsaOp, ...] = Field(default=(), description=f"Of {', '.join(DSA_OPS)}: one drawn a step. Matching and evaluation then do alike.")
     side_px: int | None = Field(default=None, ge=1, description="Resize images to this square; left out, all must have one size.")
     channels: Literal[1, 3] | None = Field(default=None, description="1 grey, 3 colour. Left out, all images must agree.")
