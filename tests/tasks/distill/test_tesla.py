@@ -10,8 +10,10 @@ import torch
 from pydantic import ValidationError
 from safetensors.torch import load
 
+import stillroom
+from flows.build import build_recipe
 from stillroom.draws import Draw
-from stillroom.errors import InputError
+from stillroom.errors import InputError, StoreError
 from stillroom.images import decode_batch
 from stillroom.operators import Work
 from stillroom.tables import MemoryTable
@@ -22,6 +24,7 @@ from tests.tasks.distill.distilling import Stopped, digits, distil
 # N = synthetic images
 
 SIZE = {"side_px": 8, "channels": 1}
+RECIPES = Path(__file__).parents[3] / "recipes"
 FAST = SIZE | {"iterations": 8, "steps": 4, "check_every": 4, "check_epochs": 20, "check_nets": 1}
 
 
@@ -130,3 +133,25 @@ def test_what_does_not_fit_is_refused(ways, tmp_path):
         distilled(tmp_path, given(ways) | {"samples": digits(range(10), [f"n{digit}" for digit in range(10)])})
     with pytest.raises(ValidationError):
         TeslaParams(**FAST | {"steps": 0})
+
+
+QUICK = ["experts.experts=2", "experts.epochs=3", "distilled.iterations=5", "distilled.check_nets=1", "distilled.check_epochs=5"]
+
+
+@pytest.mark.server
+@pytest.mark.slow
+def test_the_shipped_recipe_publishes_images_that_a_trainer_can_use(tmp_path):
+    judged = ["judged.seeds=2", "judged.epochs=5", "judged.real_epochs=1", "judged.learning_rates=[]"]
+    build_recipe(RECIPES / "tesla_digits.yaml", tmp_path, [*QUICK, *judged])
+    train = stillroom.open("tesla-digits@1", store=tmp_path).torch("train", pixels="normalised")
+    item = train[0]
+    assert item["image"].shape == (1, 8, 8) and train.training["net"] == "mlp:128"
+    shown = stillroom.open("tesla-digits@1", store=tmp_path).torch("train")[0]["image"]
+    whole = item["image"] * train.training["std"][0] + train.training["mean"][0]
+    assert torch.allclose(shown, whole.clamp(0, 1), atol=0.5 / 255 + 1e-6)
+    lines = stillroom.table("tesla-digits.judged", store=tmp_path).frame()
+    assert {"candidate", "candidate_8_bit", "random", "herding", "k_medoids", "real"} == set(lines["arm"].drop_nulls())
+    test = stillroom.open("tesla-digits@1", store=tmp_path).torch("test")
+    assert test[0]["image"].shape == (1, 8, 8)  # real rows have no pixels without loss, and are shown as they are
+    with pytest.raises(StoreError, match="missing in rows of this split"):
+        stillroom.open("tesla-digits@1", store=tmp_path).torch("test", pixels="normalised")[0]

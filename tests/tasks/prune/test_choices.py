@@ -1,6 +1,7 @@
 """What every choice keeps to: its budget in rows and bytes, fair shares, and no say for the order of rows."""
 
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -8,6 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import stillroom
+from flows.build import build_recipe
 from stillroom.errors import InputError
 from tasks.prune.by_score import by_score
 from tasks.prune.ccs import ccs
@@ -115,3 +118,14 @@ def test_an_image_that_is_missing_takes_no_bytes():
     columns = {"image_bytes": [100, None, 100]}
     found = choose(random, np.zeros((3, 1)), columns=columns, keep_bytes="0.2kB")
     assert kept(found) == {"sample0000", "sample0001", "sample0002"}
+
+
+@pytest.mark.server
+@pytest.mark.slow
+def test_the_shipped_recipe_keeps_a_tenth_and_compares_it_with_a_random_one(tmp_path):
+    quick = ["proof.student.steps=5", "proof.student.seeds=2", "proof.student.tune_seeds=1", "proof.student.learning_rates=[0.01]", "publish.promote=null"]
+    result = build_recipe(Path(__file__).parents[3] / "recipes" / "selection_digits.yaml", tmp_path, quick)
+    assert result.proof is not None
+    assert {arm["arm"]: arm["rows"] for arm in result.proof["arms"]} == {"candidate.hard": 105, "control.hard": 105, "raw.hard": 1048}
+    kept_rows = stillroom.open("selection-digits@1", store=tmp_path).table("train").frame(["label"])["label"].value_counts()["count"]
+    assert set(kept_rows) == {10, 11}
