@@ -13,6 +13,7 @@ the expert's weights some epochs later (Cazenavette et al., arXiv 2203.11932). T
 Importing this loads torch.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from io import RawIOBase
@@ -161,7 +162,7 @@ def _walked_back(
         weights_P = weights_P.detach().sub_(gradient_P, alpha=rate)
     away_P, scale = weights_P - end_P, (start_P - end_P).square().sum()
     loss = (away_P.square().sum() / scale).item()
-    if not torch.isfinite(torch.tensor(loss)):
+    if not math.isfinite(loss):
         return Matched(loss)
     lambda_P = 2 * away_P / scale
     by_images, by_targets, by_rate = torch.zeros_like(images_NCSS), torch.zeros_like(targets_NK), 0.0

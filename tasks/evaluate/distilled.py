@@ -15,7 +15,7 @@ from tasks.evaluate._judged import ADDS, ANSWERS, lines_of
 from tasks.evaluate._small_sets import BASELINES, SmallSet, Told, chosen, load_set, told_by
 from tasks.nets.dsa import DSA_OPS, DsaOp
 from tasks.nets.models import Classifier, ensemble_probs, load_classifiers
-from tasks.nets.recipe import DC_BENCH, PCA_BENCH, TrainingRecipe
+from tasks.nets.recipe import DC_BENCH, PCA_BENCH, TrainingRecipe, refuse_untunable
 from tasks.nets.samples import load_images, load_labels
 from tasks.nets.training import channel_stats, fit, seeded_net
 from tasks.nets.zoo import NetName
@@ -55,10 +55,7 @@ class DistilledParams(Params):
 
     @model_validator(mode="after")
     def _tuned_by_its_own(self) -> Self:
-        if self.tune_seeds > self.seeds:
-            raise ValueError(f"tune_seeds: {self.tune_seeds} is more than seeds: {self.seeds}")
-        if any(rate <= 0 for rate in self.learning_rates) or len(set(self.learning_rates)) < len(self.learning_rates):
-            raise ValueError("learning_rates must be above 0, each once")
+        refuse_untunable(self.seeds, self.tune_seeds, self.learning_rates)
         if len(set(self.nets)) < len(self.nets):
             raise ValueError("nets must be named once each")
         return self

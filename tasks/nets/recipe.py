@@ -1,6 +1,6 @@
 """How benchmarks of small data sets train: optimizer, schedule, order. Importing this loads no torch."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-__all__ = ["DC_BENCH", "PCA_BENCH", "TrainingRecipe", "epoch_batches"]
+__all__ = ["DC_BENCH", "PCA_BENCH", "TrainingRecipe", "epoch_batches", "refuse_untunable"]
 
 # N = all samples, B = samples of a batch
 
@@ -93,6 +93,14 @@ def epoch_batches(samples: int, batch_size: int, key: str, draw: Draw) -> Callab
         return epoch, order(epoch)[place * samples // steps : (place + 1) * samples // steps]
 
     return batch
+
+
+def refuse_untunable(seeds: int, tune_seeds: int, learning_rates: Sequence[float]) -> None:
+    """Refuse learning rates that can't be tried, as a validator of parameters does: by ValueError."""
+    if tune_seeds > seeds:
+        raise ValueError(f"tune_seeds: {tune_seeds} is more than seeds: {seeds}")
+    if any(rate <= 0 for rate in learning_rates) or len(set(learning_rates)) < len(learning_rates):
+        raise ValueError("learning_rates must be above 0, each once")
 
 
 def _steps_an_epoch(samples: int, batch_size: int) -> int:

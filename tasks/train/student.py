@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 
 from stillroom.operators import Input, Params, Table, Unit, Work, train
 from tasks.nets.models import Classifier, ids_seen, model_batch, model_row
+from tasks.nets.recipe import refuse_untunable
 from tasks.nets.samples import load_images, load_labels
 from tasks.nets.training import channel_stats, fit, seeded_net
 from tasks.nets.zoo import NetName
@@ -41,10 +42,7 @@ class StudentParams(Params):
 
     @model_validator(mode="after")
     def _tuned_by_its_own(self) -> Self:
-        if self.tune_seeds > self.seeds:
-            raise ValueError(f"tune_seeds: {self.tune_seeds} is more than seeds: {self.seeds}")
-        if any(rate <= 0 for rate in self.learning_rates) or len(set(self.learning_rates)) < len(self.learning_rates):
-            raise ValueError("learning_rates must be above 0, each once")
+        refuse_untunable(self.seeds, self.tune_seeds, self.learning_rates)
         return self
 
 
