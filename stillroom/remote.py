@@ -70,8 +70,7 @@ def fault_of(error: BaseException, uri: str) -> UnreachableError | None:
     """What an object store's client raised, in one line; None where the error is of another kind, or the store a folder."""
     text = str(error)
     of_client = type(error).__module__.startswith("obstore") or THROUGH_LANCE.search(text)
-    is_missing = "status code: 404" in text and "NoSuchBucket" not in text
-    if "://" not in uri or isinstance(error, StillroomError) or is_missing or not of_client:
+    if "://" not in uri or isinstance(error, StillroomError) or _is_missing(text) or not of_client:
         return None
     status, code = re.search(r"status code: (\d+ [A-Z][A-Za-z ]+)", text), re.search(r"<Code>(\w+)</Code>", text)
     word = (code and code[1]) or (status and status[1].strip())
@@ -99,6 +98,7 @@ def ask(uri: str, request: Callable[[], T]) -> T:
     """Send a request that may be sent twice, again where its answer broke off.
 
     Raises:
+        FileNotFoundError: what was asked for isn't there.
         UnreachableError: the store doesn't answer, or refuses.
     """
     for attempt in range(1, ATTEMPTS + 1):
@@ -106,10 +106,17 @@ def ask(uri: str, request: Callable[[], T]) -> T:
             return request()
         except Exception as error:
             if (fault := fault_of(error, uri)) is None:
+                # Of an object that went away while its bytes were asked for again, the client has no error of its own.
+                if "://" in uri and _is_missing(str(error)) and not isinstance(error, FileNotFoundError):
+                    raise FileNotFoundError(uri) from None
                 raise
             if attempt == ATTEMPTS or not BROKEN_OFF.search(str(error)):
                 raise fault from None
     raise AssertionError("the last attempt returns or raises")
+
+
+def _is_missing(text: str) -> bool:
+    return "status code: 404" in text and "NoSuchBucket" not in text
 
 
 def _endpoint(text: str) -> str:
