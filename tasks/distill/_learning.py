@@ -16,6 +16,7 @@ from tasks.nets.models import Classifier
 from tasks.nets.recipe import DC_BENCH, epoch_batches
 from tasks.nets.samples import load_images, load_labels
 from tasks.nets.training import fit, seeded_net
+from tasks.nets.whitening import Whitening
 
 __all__ = ["Judge", "State", "adam_step", "keep", "resumed"]
 
@@ -60,11 +61,15 @@ class Judge:
         config: of the nets, as `Classifier` needs it.
     """
 
-    def __init__(self, config: Mapping[str, Any], augment: Sequence[DsaOp], params: CheckParams, work: Work, tune: Table) -> None:
+    def __init__(
+        self, config: Mapping[str, Any], augment: Sequence[DsaOp], params: CheckParams, work: Work, tune: Table, whitening: Whitening | None = None
+    ) -> None:
         self.config, self.augment, self.work, self.nets = config, augment, work, params.check_nets
         self.recipe = DC_BENCH.of_epochs(params.check_epochs)
         self.labels_N, self.label_names = load_labels(tune)
         self.pixels_NCSS = load_images(tune, work.scratch, side_px=config["side_px"], channels=config["channels"], name="tune")
+        if whitening is not None:
+            self.pixels_NCSS = whitening.apply_to_file(self.pixels_NCSS, work.scratch / "whitened-tune")
 
     def accuracy(self, images_NCSS: Tensor, targets_NK: Tensor, rate: float) -> float:
         """The mean over `check_nets` nets, 0 to 1; they start, and draw, alike in each look. A net that diverges has 0."""

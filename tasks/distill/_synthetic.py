@@ -16,6 +16,7 @@ from stillroom.fields import label_names, vector_field
 from stillroom.operators import Params, Table
 from tasks.nets.samples import load_images, load_labels
 from tasks.nets.training import normalise
+from tasks.nets.whitening import Whitening
 from tasks.synthetic import synthetic_fields, synthetic_row
 
 if TYPE_CHECKING:
@@ -53,8 +54,8 @@ class Start:
     sample_ids: list[str]
 
 
-def load_start(table: Table, scratch: Path, size: SizeParams, mean: Sequence[float], std: Sequence[float]) -> Start:
-    """Read the images to start from, made to the size and normalised.
+def load_start(table: Table, scratch: Path, size: SizeParams, mean: Sequence[float], std: Sequence[float], whitening: Whitening | None = None) -> Start:
+    """Read the images to start from, made to the size and normalised, and whitened where that is given.
 
     Raises:
         InputError: there are none, one can't be decoded or has no label, or a class has none.
@@ -66,6 +67,8 @@ def load_start(table: Table, scratch: Path, size: SizeParams, mean: Sequence[flo
     counts_K = np.bincount(labels_N, minlength=len(names))
     if not counts_K.all():
         raise InputError("samples", f"class {names[int(counts_K.argmin())]} has no image to start from", "give the stage before images_per_class")
+    if whitening is not None:
+        pixels_NCSS = whitening.apply_to_file(pixels_NCSS, scratch / "whitened-start")
     ids = table.frame(["sample_id"])["sample_id"].to_list()
     return Start(normalise(torch.from_numpy(np.asarray(pixels_NCSS)), mean, std), labels_N, names, ids)
 
@@ -82,18 +85,26 @@ def distilled_fields(size: SizeParams, schema: pa.Schema | None, *, soft: bool) 
 
 
 def distilled_rows(
-    start: Start, images_NCSS: np.ndarray, training: Mapping[str, Any], schema: pa.Schema, metrics: dict[str, Any], soft_NK: np.ndarray | None = None
+    start: Start,
+    images_NCSS: np.ndarray,
+    training: Mapping[str, Any],
+    schema: pa.Schema,
+    metrics: dict[str, Any],
+    soft_NK: np.ndarray | None = None,
+    whitening: Whitening | None = None,
 ) -> Iterator[pa.RecordBatch]:
     """Give the finished images as rows, and put what 8 bits lose of them into `metrics`.
 
     Args:
-        images_NCSS: float32, normalised.
-        training: what a trainer must do alike: mean, std, learning_rate, augment, labels, net.
+        images_NCSS: float32, normalised, and whitened where that is given.
+        training: what a trainer must do alike: mean, std, learning_rate, augment, labels, net; `zca` is added for whitened ones.
         soft_NK: probabilities, where labels are soft.
     """
+    training = training if whitening is None else {**training, "zca": whitening.zca}
     told = canonical_json(training).decode()
     mean_C11, std_C11 = (np.array(training[name], np.float64)[:, None, None] for name in ("mean", "std"))
-    levels_NCSS = (images_NCSS * std_C11 + mean_C11) * 255
+    shown_NCSS = images_NCSS if whitening is None else whitening.undo(images_NCSS)
+    levels_NCSS = (shown_NCSS * std_C11 + mean_C11) * 255
     pixels_NCSS = np.clip(np.rint(levels_NCSS), 0, 255).astype(np.uint8)
     off_NCSS = pixels_NCSS - levels_NCSS
     metrics |= {

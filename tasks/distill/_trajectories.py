@@ -14,6 +14,7 @@ from tasks.distill._matching import Matched, Step, Student, Trail, matching_grad
 from tasks.distill._synthetic import Start
 from tasks.nets.dsa import draw_dsa
 from tasks.nets.training import index_batches
+from tasks.nets.whitening import Whitening
 from tasks.nets.zoo import build
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ RATE_STEP = 0.1  # the most that an iteration moves the logarithm of the learnin
 class Distillation:
     """What is distilled, and how far it is. All tensors of the state are changed in place, and go into a checkpoint."""
 
-    def __init__(self, start: Start, experts: "Experts", params: "TeslaParams", work: Work, tune: Table | None) -> None:
+    def __init__(self, start: Start, experts: "Experts", params: "TeslaParams", work: Work, tune: Table | None, whitening: Whitening | None = None) -> None:
         self.experts, self.params, self.work, self.labels_N = experts, params, work, start.labels_N
         shape = {name: experts.config[name] for name in ("num_classes", "channels", "side_px")}
         with torch.random.fork_rng(devices=[]):  # the initial weights that `build` draws are never used
@@ -60,7 +61,7 @@ class Distillation:
             way = told["learning_rate"] * told["steps"] * params.match_epochs
             self.state["log_rate"].fill_(math.log(params.learning_rate or way * SHARE_OF_WAY / params.steps))
             self._keep("good")
-        self.judge = None if tune is None else Judge(experts.config, experts.augment, params, work, tune)
+        self.judge = None if tune is None else Judge(experts.config, experts.augment, params, work, tune, whitening)
 
     def finish(self) -> None:
         """Run all iterations that are left."""

@@ -13,6 +13,7 @@ from tasks.distill._synthetic import CheckParams, Start, distilled_fields, disti
 from tasks.nets.dsa import DSA_OPS, DsaOp, apply_dsa, draw_dsa
 from tasks.nets.samples import Labelled, load_labelled
 from tasks.nets.training import normalise, seeded_net
+from tasks.nets.whitening import load_whitening
 from tasks.nets.zoo import NetName
 
 if TYPE_CHECKING:
@@ -52,6 +53,7 @@ def _adds(params: DmParams, schemas: Mapping[str, pa.Schema]) -> dict[str, pa.Da
         "samples": Input(requires=["image", "label"]),
         "real": Input(requires=["image", "label"]),
         "tune": Input(requires=["image", "label"], optional=True, trains=False),
+        "whitening": Input(kind="model", optional=True),
     },
     random=True,
 )
@@ -62,8 +64,8 @@ def dm(unit: Unit, inputs: Mapping[str, Table], params: DmParams, work: Work, sc
     ||mean f(A(real)) - mean f(A(synthetic))||^2, f the features of an untrained net, A one augmentation for both (DSA).
     No experts and no second derivatives: minutes where trajectory matching takes an hour, and less accurate.
 
-    `samples` are the images to start from, and so the budget; `real` what they stand for. All that is random is keyed by the
-    iteration, so a stopped distillation goes on to the same bits.
+    `samples` are the images to start from, and so the budget; `real` what they stand for; with a `whitening` (train.zca) all
+    are whitened. All that is random is keyed by the iteration, so a stopped distillation goes on to the same bits.
 
     Returns:
         Rows as those of distill.tesla, with hard labels.
@@ -76,7 +78,9 @@ def dm(unit: Unit, inputs: Mapping[str, Table], params: DmParams, work: Work, sc
     from tasks.distill._learning import Judge, State, adam_step, keep, resumed
 
     real = load_labelled(inputs["real"], work.scratch, side_px=params.side_px, channels=params.channels)
-    start = load_start(inputs["samples"], work.scratch, params, real.mean, real.std)
+    whitening = load_whitening(inputs.get("whitening"))
+    real = real.whitened(whitening, work.scratch)
+    start = load_start(inputs["samples"], work.scratch, params, real.mean, real.std, whitening)
     if start.label_names != real.label_names:
         raise InputError("real", "has other labels than the samples", "take both from the same table")
     rows_K = [np.flatnonzero(real.labels_N == label) for label in range(len(real.label_names))]
@@ -88,7 +92,7 @@ def dm(unit: Unit, inputs: Mapping[str, Table], params: DmParams, work: Work, sc
     state |= {"best_images": images_NCSS.clone(), "accuracy": torch.tensor(-1.0, dtype=torch.float64), "loss": torch.zeros((), dtype=torch.float64)}
     resumed(state, work)
     config = real.config(params.net)
-    judge = Judge(config, params.augment, params, work, inputs["tune"]) if "tune" in inputs else None
+    judge = Judge(config, params.augment, params, work, inputs["tune"], whitening) if "tune" in inputs else None
     targets_NK = torch.nn.functional.one_hot(torch.from_numpy(start.labels_N), len(real.label_names)).float().to(work.device)
     for iteration in range(int(state["done"]), params.iterations):
         net = seeded_net(params.net, f"net/{iteration}", work.draw, **real.shape).to(work.device)
@@ -110,7 +114,7 @@ def dm(unit: Unit, inputs: Mapping[str, Table], params: DmParams, work: Work, sc
     if judge:
         work.metrics["validation_accuracy"] = round(float(state["accuracy"]), 4)
     training = {"mean": real.mean, "std": real.std, "learning_rate": params.learning_rate, "augment": list(params.augment), "labels": "hard", "net": params.net}
-    yield from distilled_rows(start, state["best_images"].cpu().numpy(), training, schema, work.metrics)
+    yield from distilled_rows(start, state["best_images"].cpu().numpy(), training, schema, work.metrics, whitening=whitening)
 
 
 def _matched(

@@ -11,6 +11,7 @@ from pydantic import Field
 from stillroom.errors import InputError
 from stillroom.operators import Input, Table, Unit, Work, source
 from tasks.distill._synthetic import CheckParams, distilled_fields, distilled_rows, load_start
+from tasks.nets.whitening import Whitening, load_whitening
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -63,6 +64,7 @@ def _adds(params: TeslaParams, schemas: Mapping[str, pa.Schema]) -> dict[str, pa
         "samples": Input(requires=["image", "label"]),
         "experts": Input(kind="model"),
         "tune": Input(requires=["image", "label"], optional=True, trains=False),
+        "whitening": Input(kind="model", optional=True),
     },
     random=True,
 )
@@ -70,7 +72,7 @@ def tesla(unit: Unit, inputs: Mapping[str, Table], params: TeslaParams, work: Wo
     """Distil: change images until a student's steps on them end where an expert's epochs on real images do.
 
     `samples` are the images to start from, and so the budget: a prune stage with images_per_class before.
-    `experts` come from train.experts; images are normalised and augmented as theirs were. In each
+    `experts` come from train.experts; images are normalised and augmented as theirs were, and whitened, if `whitening` is theirs. In each
     iteration a student starts at some expert's weights, takes `steps` steps on the synthetic images, and the images
     move against the gradient of how far it ends from the expert's weights `match_epochs` later. Trajectory
     matching is by Cazenavette et al. (arXiv 2203.11932), the memory of one step's graph by TESLA (Cui et al.,
@@ -81,7 +83,7 @@ def tesla(unit: Unit, inputs: Mapping[str, Table], params: TeslaParams, work: Wo
 
     Returns:
         Rows of images: `image` in 8 bits, `pixels` without loss (float32, normalised), `training` (JSON: mean, std, learning_rate,
-        augment, labels, net), `parents`: the image that it started from; with `labels: soft` also `soft_label`.
+        augment, labels, net, and `zca` of whitened ones), `parents`: the image that it started from; with `labels: soft` also `soft_label`.
 
     Raises:
         InputError: experts that can't be imitated so: other sizes or labels, too few epochs, a net with running statistics.
@@ -89,11 +91,12 @@ def tesla(unit: Unit, inputs: Mapping[str, Table], params: TeslaParams, work: Wo
     from tasks.distill._trajectories import Distillation
 
     experts = Experts(inputs["experts"], work.device)
-    experts.refuse_other(params)
-    start = load_start(inputs["samples"], work.scratch, params, experts.config["mean"], experts.config["std"])
+    whitening = load_whitening(inputs.get("whitening"))
+    experts.refuse_other(params, whitening)
+    start = load_start(inputs["samples"], work.scratch, params, experts.config["mean"], experts.config["std"], whitening)
     if start.label_names != experts.config["label_names"]:
         raise InputError("experts", "know other labels than the samples have", "train them on the same table")
-    run = Distillation(start, experts, params, work, inputs.get("tune"))
+    run = Distillation(start, experts, params, work, inputs.get("tune"), whitening)
     run.finish()
     training = {
         "mean": experts.config["mean"],
@@ -103,7 +106,8 @@ def tesla(unit: Unit, inputs: Mapping[str, Table], params: TeslaParams, work: Wo
         "labels": params.labels,
         "net": experts.config["net"],
     }
-    yield from distilled_rows(start, run.chosen_images(), training, schema, work.metrics, run.chosen_targets() if params.labels == "soft" else None)
+    soft_NK = run.chosen_targets() if params.labels == "soft" else None
+    yield from distilled_rows(start, run.chosen_images(), training, schema, work.metrics, soft_NK, whitening)
 
 
 class Experts:
@@ -130,8 +134,11 @@ class Experts:
         self.augment: list[Any] = self.config["expert"]["augment"]
         self.weights = lru_cache(maxsize=64)(self._read)
 
-    def refuse_other(self, params: TeslaParams) -> None:
-        """See that these experts have the size and the epochs asked for."""
+    def refuse_other(self, params: TeslaParams, whitening: Whitening | None = None) -> None:
+        """See that these experts have the size and the epochs asked for, and saw images whitened so."""
+        if self.config.get("zca") != (whitening.zca if whitening else None):
+            problem = "weren't trained on images whitened so" if whitening else "were trained on whitened images"
+            raise InputError("experts", problem, "give distil and experts the same `whitening`, or neither any")
         for name in ("side_px", "channels"):
             if self.config[name] != getattr(params, name):
                 raise InputError(name, f"the experts' images have {self.config[name]}, not {getattr(params, name)}", f"write {name}: {self.config[name]}")

@@ -95,8 +95,7 @@ class SmallSet:
                 pixels_BCSS = self._cropped(pixels_BCSS, rows_B, epoch, seed, draw)
             elif self.contract.get("side_px"):
                 raise InputError("views", f"are of {self.contract['side_px']} px, the images of {self.pixels_PCSS.shape[2]}", "let views keep the images' size")
-            images = torch.from_numpy(pixels_BCSS)
-            images = normalise(images, mean, std) if images.dtype == torch.uint8 else images
+            images = normalise(torch.from_numpy(pixels_BCSS), mean, std)
             if augment and augment != "crops":
                 images = apply_dsa(images, draw_dsa(augment, draw.integer(f"augment/{seed}/{step}"), len(images)))
             return images, targets[rows_B]
@@ -132,8 +131,6 @@ def told_by(name: str, table: Table, side_px: int | None, channels: int | None) 
         if len(said) != 1 or said[0] is None:
             raise InputError(called, f"its rows tell {len(said)} different ways of training", "judge each set apart")
         training = json.loads(said[0])
-        if training.get("zca"):
-            raise InputError(called, "was made for ZCA-whitened images, which this measure doesn't make", "distil without it")
     size = {"channels": pixels_1CSS.shape[1], "side_px": pixels_1CSS.shape[2]}
     if "pixels" in has and table.schema.field("pixels").type.list_size != size["channels"] * size["side_px"] ** 2:
         numbers, shape = table.schema.field("pixels").type.list_size, f"{size['channels']} x {size['side_px']} x {size['side_px']}"

@@ -18,11 +18,12 @@ from tasks.nets.models import Classifier, ensemble_probs, load_classifiers
 from tasks.nets.recipe import DC_BENCH, PCA_BENCH, TrainingRecipe, refuse_untunable
 from tasks.nets.samples import load_images, load_labels
 from tasks.nets.training import channel_stats, fit, seeded_net
+from tasks.nets.whitening import Whitening, load_whitening
 from tasks.nets.zoo import NetName
 
 # N = test samples, M = those of the tune split, C S = channels and side, K = classes
 
-SETTING = ("real", "test", "tune", "teacher")
+SETTING = ("real", "test", "tune", "teacher", "whitening")
 
 
 class DistilledParams(Params):
@@ -84,6 +85,7 @@ def _units(inputs: Mapping[str, Table], params: DistilledParams) -> list[Unit]:
     if params.learning_rates and "tune" not in inputs:
         raise InputError("from.tune", "is missing", "learning_rates are tried on it: split.validation")
     told = {name: told_by(name, inputs[name], params.side_px, params.channels) for name in _sets(inputs)}
+    _refuse_other_whitening(told, load_whitening(inputs.get("whitening")), params)
     units: list[Unit] = []
     for place, net in enumerate(params.nets):
         for name, one in told.items():
@@ -131,9 +133,20 @@ def _alike(told: Mapping[str, Told], params: DistilledParams) -> list[list[str]]
     return list(groups.values())
 
 
-def _stats(told: Told) -> tuple[list[float], list[float]] | None:
-    """Means and deviations that a set was made with; None: those of the real samples."""
-    return (told.training["mean"], told.training["std"]) if "mean" in told.training else None
+def _stats(told: Told) -> tuple[list[float], list[float], str | None] | None:
+    """Means, deviations and whitening that a set was made with; None: means and deviations of the real samples, and none."""
+    return (told.training["mean"], told.training["std"], told.training.get("zca")) if "mean" in told.training else None
+
+
+def _refuse_other_whitening(told: Mapping[str, Told], whitening: Whitening | None, params: DistilledParams) -> None:
+    for name, one in told.items():
+        zca = one.training.get("zca")
+        if zca and whitening is None:
+            raise InputError("from.whitening", f"is missing, and {name} was made for whitened images", "give the stage that its experts had")
+        if zca and whitening and zca != whitening.zca:
+            raise InputError("from.whitening", f"is another than {name} was made for", "give the stage that its experts had")
+        if zca and params.protocol == "pca":
+            raise InputError(f"from.{name}", "was made for whitened images, which protocol pca doesn't crop", "judge it by dc_bench or table")
 
 
 def _finish(tables: Sequence[pa.Table], params: DistilledParams) -> pa.Table:
@@ -149,6 +162,7 @@ def _finish(tables: Sequence[pa.Table], params: DistilledParams) -> pa.Table:
         "test": Input(requires=["image", "label"], trains=False),
         "tune": Input(requires=["image", "label"], trains=False, optional=True),
         "teacher": Input(kind="model", optional=True),
+        "whitening": Input(kind="model", optional=True),
         "*": Input(requires=["image", "label"], also=("pixels", "soft_label", "training", "views", "mosaic_grid"), trains=True),
     },
     finish=_finish,
@@ -160,7 +174,8 @@ def distilled(unit: Unit, inputs: Mapping[str, Table], params: DistilledParams, 
     Each further input is a set, called by its name: a distilled table, or a pruned one. Beside each stand `random`,
     `herding` and `k_medoids`: as many samples of each class out of `real`. The protocols are those of DC-BENCH (Cui et al.,
     arXiv 2207.09639) and of PCA's benchmark (Xiao and He, arXiv 2502.06434), the figures over them DD-Ranking's
-    (Li et al., arXiv 2505.13300). With a `teacher`, real samples in the place of a set with soft labels get its.
+    (Li et al., arXiv 2505.13300). With a `teacher`, real samples in the place of a set with soft labels get its. A set of
+    whitened images, and real ones in its place, are trained and judged on whitened ones: `whitening` is that of its experts.
 
     Args:
         unit: an arm and a net; `value` says for which sets, and under which labels and augmentations.
@@ -189,15 +204,18 @@ class _Trainer:
         self.value, self.told, self.inputs, self.params, self.work = value, told, inputs, params, work
         self.size = {"side_px": told.side_px, "channels": told.channels}
         self.labels_N, self.names = load_labels(inputs["test"])
-        self.test_NCSS = load_images(inputs["test"], work.scratch, **self.size, name="test")
+        self.whitening = load_whitening(inputs["whitening"]) if told.training.get("zca") else None
+        self.test_NCSS = self._seen(load_images(inputs["test"], work.scratch, **self.size, name="test"), "test")
         self.is_set = value["arm"].startswith("candidate")
         stats = _stats(told)
         if not (self.is_set and stats):
             self.real_labels, self.real_names = load_labels(inputs["real"])
             self.real_ids = inputs["real"].frame(["sample_id"])["sample_id"]
             self.real_NCSS = load_images(inputs["real"], work.scratch, **self.size, name="real")
-        self.mean, self.std = stats or channel_stats(self.real_NCSS)
+        self.mean, self.std = stats[:2] if stats else channel_stats(self.real_NCSS)
         self.own = load_set(inputs[value["sets"][0]], told, work.scratch, exact=told.exact and self._exact()) if self.is_set else None
+        if self.own:
+            self.own = replace(self.own, pixels_PCSS=self._seen(self.own.pixels_PCSS, "set"))
         self.sets: dict[int, SmallSet] = {}
         recipe = params.recipe(told)
         if value["arm"] == "real":
@@ -207,7 +225,7 @@ class _Trainer:
         self.recipe = recipe
         if "tune" in inputs:
             self.tune_labels, self.tune_names = load_labels(inputs["tune"])
-            self.tune_MCSS = load_images(inputs["tune"], work.scratch, **self.size, name="tune")
+            self.tune_MCSS = self._seen(load_images(inputs["tune"], work.scratch, **self.size, name="tune"), "tune")
 
     def rate(self, cell: Mapping[str, Any]) -> float:
         """The learning rate that the first seeds do best with on `tune`; the protocol's own, where none else is tried."""
@@ -288,7 +306,15 @@ class _Trainer:
         if any(cell["labels"] == "soft" for cell in self.value["cells"]):
             members = [member.with_labels(self.real_names) for member in load_classifiers(self.inputs["teacher"], self.work.device)]
             soft_NK = ensemble_probs(members, self.real_NCSS[rows], self.params.batch)
-        return SmallSet(self.real_NCSS, rows, self.real_labels[rows], self.real_names, self.real_ids.gather(rows).to_list(), soft_NK)
+        seen_NCSS = self._seen(self.real_NCSS[rows], f"real-{seed}")
+        places = np.arange(len(rows))
+        return SmallSet(seen_NCSS, places, self.real_labels[rows], self.real_names, self.real_ids.gather(rows).to_list(), soft_NK)
+
+    def _seen(self, pixels_NCSS: np.ndarray, name: str) -> np.ndarray:
+        """Images of 8 bits whitened, where the set was made for that; all others as they are."""
+        if self.whitening is None or pixels_NCSS.dtype != np.uint8:
+            return pixels_NCSS
+        return self.whitening.apply_to_file(pixels_NCSS, self.work.scratch / f"whitened-{name}")
 
     def _exact(self) -> bool:
         return self.value["arm"] == "candidate" and self.params.protocol != "pca"

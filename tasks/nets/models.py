@@ -44,7 +44,8 @@ class Classifier:
 
     Images come as uint8 [B, C, H, W], as `stillroom.images.decode_batch` gives them. Another size than
     the model's is resized by `stillroom.images.resize` (squares, whatever the aspect), one channel is
-    repeated for a model of three; a model of one channel refuses colour. The net runs on batches of one
+    repeated for a model of three; a model of one channel refuses colour. Whitened ones come as float32, of the
+    model's own size. The net runs on batches of one
     fixed shape, the last padded with zeros, so that a row's numbers depend on that row and on `batch` only.
 
     Args:
@@ -72,6 +73,9 @@ class Classifier:
         config = json.loads(row["config"])
         if config.get("task") != "classify":
             raise InputError(f"model {row['model_id'][:12]}", f"is made for the task '{config.get('task')}', a classifier is needed")
+        if config.get("zca"):
+            problem = "was trained on whitened images, which it can't be given here"
+            raise InputError(f"model {row['model_id'][:12]}", problem, "leave `whitening` out of the stage that trains it")
         with torch.random.fork_rng(devices=[]):  # the initial weights that `build` draws are thrown away
             net = build(config["net"], num_classes=config.get("head_classes", config["num_classes"]), channels=config["channels"], side_px=config["side_px"])
         net.load_state_dict(load(row["weights"]))
@@ -129,7 +133,7 @@ class Classifier:
             # An empty batch runs on padding alone, so that it has the right width.
             for start in range(0, max(1, len(pixels_BCHW)), batch):
                 part_BCHW = self._fitted(pixels_BCHW[start : start + batch])
-                padded = np.zeros((batch, *part_BCHW.shape[1:]), np.uint8)
+                padded = np.zeros((batch, *part_BCHW.shape[1:]), part_BCHW.dtype)
                 padded[: len(part_BCHW)] = part_BCHW
                 images = normalise(torch.from_numpy(padded).to(self.device), self.config["mean"], self.config["std"])
                 parts.append(ask(images)[: len(part_BCHW)].float().cpu().numpy())
@@ -142,6 +146,8 @@ class Classifier:
         if pixels_BCHW.shape[1] not in (1, channels):
             problem = f"takes images of {channels} channel, these have {pixels_BCHW.shape[1]}"
             raise InputError(self._called, problem, f"decode them with channels: {channels}")
+        if pixels_BCHW.dtype != np.uint8:
+            return pixels_BCHW
         fitted = resize(pixels_BCHW, side_px)
         return np.repeat(fitted, channels, axis=1) if fitted.shape[1] < channels else fitted
 

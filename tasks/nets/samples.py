@@ -1,6 +1,6 @@
 """Samples as the arrays that training and scoring read."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,8 @@ from tasks.nets.training import channel_stats
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from tasks.nets.whitening import Whitening
+
 __all__ = ["Labelled", "decode_squares", "load_images", "load_labelled", "load_labels"]
 
 # N = all samples, B = those of a batch, C = channels, S = side
@@ -26,7 +28,10 @@ READ_ROWS = 256
 
 @dataclass(frozen=True)
 class Labelled:
-    """Labelled images to train on: uint8 [N, C, S, S], int64 [N], class names, ids, and the channels' means and deviations."""
+    """Labelled images to train on: uint8 [N, C, S, S], int64 [N], class names, ids, and the channels' means and deviations.
+
+    Whitened ones are float32, normalised, and `zca` is the id of the whitening.
+    """
 
     pixels_NCSS: np.ndarray
     labels_N: np.ndarray
@@ -34,6 +39,7 @@ class Labelled:
     sample_ids: list[str]
     mean: list[float]
     std: list[float]
+    zca: str | None = None
 
     @property
     def shape(self) -> dict[str, int]:
@@ -48,7 +54,15 @@ class Labelled:
 
     def config(self, net: str) -> dict[str, Any]:
         """The `config` of a classifier trained on these."""
-        return {"task": "classify", "net": net, **self.shape, "label_names": self.label_names, "mean": self.mean, "std": self.std}
+        known = {"task": "classify", "net": net, **self.shape, "label_names": self.label_names, "mean": self.mean, "std": self.std}
+        return known | ({"zca": self.zca} if self.zca else {})
+
+    def whitened(self, whitening: "Whitening | None", scratch: Path) -> "Labelled":
+        """The same images, whitened; None changes nothing."""
+        if whitening is None:
+            return self
+        pixels_NCSS = whitening.apply_to_file(self.pixels_NCSS, scratch / "whitened")
+        return replace(self, pixels_NCSS=pixels_NCSS, mean=whitening.mean, std=whitening.std, zca=whitening.zca)
 
 
 def load_labelled(table: Table, scratch: Path, *, side_px: int | None = None, channels: int | None = None) -> Labelled:

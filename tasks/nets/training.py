@@ -21,7 +21,12 @@ WARM_UP = 0.3
 
 
 def normalise(pixels: "Tensor", mean: Sequence[float], std: Sequence[float]) -> "Tensor":
-    """Turn uint8 [B, C, H, W] into float32 (pixels / 255 - mean) / std; C means and stds, in units of the full range."""
+    """Turn uint8 [B, C, H, W] into float32 (pixels / 255 - mean) / std; C means and stds, in units of the full range.
+
+    What is float32 already, as whitened and distilled images are, was normalised before, and stays as it is.
+    """
+    if pixels.is_floating_point():
+        return pixels
     scale, shift = (constant.to(pixels.device) for constant in _scale_and_shift(tuple(mean), tuple(std)))
     return pixels.float().mul_(scale).sub_(shift)
 
@@ -140,8 +145,7 @@ def fit(
             if not net.training:  # `on_step` may have measured
                 net.train()
             images, targets = (tensor.to(device) for tensor in batches(step))
-            if images.dtype == torch.uint8:
-                images = normalise(images, mean, std)
+            images = normalise(images, mean, std)
             logits = net(images)
             if on_logits:
                 on_logits(step, logits.detach())

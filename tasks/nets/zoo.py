@@ -15,7 +15,7 @@ __all__ = ["NetName", "build", "check_net", "feature_size", "head_names", "refus
 
 
 class _Net(NamedTuple):
-    """A net of ours: default width (0: it has none), smallest side, and features by (width, side_px)."""
+    """A net of ours: default width, smallest side, and features by (width, side_px)."""
 
     width: int
     min_side_px: int
@@ -26,7 +26,7 @@ _NETS = {
     "cnn": _Net(16, 4, lambda width, side_px: 2 * width),
     "convnet3": _Net(128, 8, lambda width, side_px: width * (side_px // 8) ** 2),
     "mlp": _Net(128, 1, lambda width, side_px: width),
-    "resnet18": _Net(0, 8, lambda width, side_px: 512),
+    "resnet18": _Net(64, 8, lambda width, side_px: 8 * width),
 }
 _TIMM = "timm/"
 
@@ -39,8 +39,8 @@ def check_net(net: str) -> str:
     if name not in _NETS:
         near = difflib.get_close_matches(name, _NETS, 1)
         raise ValueError(f"unknown net '{net}'" + (f"; did you mean '{near[0]}'?" if near else f"; there are {', '.join(_NETS)} and {_TIMM}<name>"))
-    if ":" in net and not (_NETS[name].width and width.isascii() and width.isdigit() and 0 < int(width) <= 4096):
-        raise ValueError(f"net '{net}': " + ("the width is a whole number, as in 'cnn:32'" if _NETS[name].width else f"{name} has one width only"))
+    if ":" in net and not (width.isascii() and width.isdigit() and 0 < int(width) <= 4096):
+        raise ValueError(f"net '{net}': the width is a whole number, as in 'cnn:32'")
     return net
 
 
@@ -54,7 +54,7 @@ def build(net: str, *, num_classes: int, channels: int, side_px: int) -> "nn.Mod
     `training.seeded_net` does. No net here draws anything while it trains.
 
     Args:
-        net: `cnn`, `convnet3`, `mlp` (each with a width, as in `cnn:32`), `resnet18`, or `timm/<name>`.
+        net: `cnn`, `convnet3`, `mlp`, `resnet18` (each with a width, as in `cnn:32`), or `timm/<name>`.
         num_classes: logits; 0 gives a timm net without its last layer.
 
     Returns:
@@ -70,7 +70,7 @@ def build(net: str, *, num_classes: int, channels: int, side_px: int) -> "nn.Mod
     if name == "resnet18":
         from tasks.nets.resnet import ResNet18
 
-        return ResNet18(num_classes, channels, side_px)
+        return ResNet18(width, num_classes, channels, side_px)
     from tasks.nets import networks
 
     made_by = {"cnn": networks.Cnn, "convnet3": networks.ConvNet3, "mlp": networks.Mlp}
@@ -107,7 +107,7 @@ def refuse_statistics(net: "nn.Module", name: str) -> None:
 def head_names(net: str) -> tuple[str, ...]:
     """What the last layers of a net are called among its weights."""
     if not net.startswith(_TIMM):
-        return ("fc",) if net == "resnet18" else ("head",)
+        return ("fc",) if net.partition(":")[0] == "resnet18" else ("head",)
     import timm
 
     cfg = timm.get_pretrained_cfg(net.removeprefix(_TIMM))

@@ -25,7 +25,7 @@ WINDOW, DUAL_EPOCHS = 10, 30
 class DynamicsParams(Params):
     """Parameters of `score.dynamics`."""
 
-    net: NetName = Field(default="cnn", description="A net: cnn, convnet3, mlp (each with a width, as in cnn:32), resnet18, or timm/<name>.")
+    net: NetName = Field(default="cnn", description="A net: cnn, convnet3, mlp, resnet18 (each with a width, as in cnn:32), or timm/<name>.")
     epochs: int = Field(default=20, ge=1, description="Epochs of each training; all samples are measured in each.")
     measure: Literal["training", "after"] = Field(
         default="training",

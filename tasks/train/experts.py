@@ -13,6 +13,7 @@ from tasks.nets.dsa import DSA_OPS, DsaOp, apply_dsa, draw_dsa
 from tasks.nets.models import ids_seen, model_batch, model_row
 from tasks.nets.samples import Labelled, load_labelled
 from tasks.nets.training import index_batches, normalise, seeded_net
+from tasks.nets.whitening import load_whitening
 from tasks.nets.zoo import NetName, refuse_statistics
 
 if TYPE_CHECKING:
@@ -27,6 +28,11 @@ class ExpertsParams(Params):
     net: NetName = Field(default="convnet3:32", description="A net without running statistics: convnet3 or mlp, each with a width, as in convnet3:128.")
     experts: int = Field(default=10, ge=1, description="Trainings, each from its own initial weights and in its own order.")
     epochs: int = Field(default=10, ge=1, description="Epochs of each: the last start that matching draws, and the epochs that it matches, are enough.")
+    epoch_samples: int | None = Field(
+        default=None,
+        ge=1,
+        description="Samples that count as an epoch, here and in distill.tesla; left out, all. A pass over a large set is too far for a student of few steps.",
+    )
     first_epoch: int = Field(default=0, ge=0, description="The first epoch whose weights are kept; 0: the initial ones too.")
     batch_size: int = Field(default=256, ge=1, description="Images a step.")
     learning_rate: float = Field(default=0.01, gt=0, description="Of plain SGD: no momentum, decay or schedule, since a student must be able to imitate it.")
@@ -46,12 +52,13 @@ def _units(params: ExpertsParams) -> list[Unit]:
     return [Unit(f"expert-{expert}", value=expert, threads=params.torch_threads) for expert in range(params.experts)]
 
 
-@train(version=1, units=_units, inputs={"samples": Input(requires=["image", "label"])})
+@train(version=1, units=_units, inputs={"samples": Input(requires=["image", "label"]), "whitening": Input(kind="model", optional=True)})
 def experts(unit: Unit, inputs: Mapping[str, Table], params: ExpertsParams, work: Work) -> Iterator[pa.RecordBatch]:
     """Train nets by plain SGD and keep their weights after each epoch, a row each.
 
     What trajectory matching imitates (Cazenavette et al., arXiv 2203.11932): the ways matter, not the
-    accuracy they end with. A stopped expert goes on from its last whole epoch, to the same bits.
+    accuracy they end with. With a `whitening` (train.zca) images are whitened before, and what is distilled
+    from these experts is given the same one. A stopped expert goes on from its last whole epoch, to the same bits.
 
     Args:
         unit: one expert, its number in `value`.
@@ -66,9 +73,10 @@ def experts(unit: Unit, inputs: Mapping[str, Table], params: ExpertsParams, work
     from safetensors.torch import load
 
     samples, expert = load_labelled(inputs["samples"], work.scratch, side_px=params.side_px, channels=params.channels), unit.value
+    samples = samples.whitened(load_whitening(inputs.get("whitening")), work.scratch)
     net = seeded_net(params.net, f"init/{expert}", work.draw, **samples.shape).to(work.device)
     refuse_statistics(net, params.net)
-    steps, saw = -(-len(samples.labels_N) // params.batch_size), ids_seen(samples.sample_ids)
+    steps, saw = -(-(params.epoch_samples or len(samples.labels_N)) // params.batch_size), ids_seen(samples.sample_ids)
     way = {"learning_rate": params.learning_rate, "steps": steps, "batch_size": params.batch_size, "augment": list(params.augment)}
     for epoch in range(params.epochs + 1):
         if (kept := work.load(f"epoch-{epoch}")) is not None:

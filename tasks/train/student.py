@@ -23,7 +23,7 @@ PREDICT_BATCH = 256
 class StudentParams(Params):
     """Parameters of `train.student`, the same for every arm of a proof."""
 
-    net: NetName = Field(default="cnn", description="A net: cnn, convnet3, mlp (each with a width, as in cnn:32), resnet18, or timm/<name>.")
+    net: NetName = Field(default="cnn", description="A net: cnn, convnet3, mlp, resnet18 (each with a width, as in cnn:32), or timm/<name>.")
     side_px: int | None = Field(default=None, ge=1, description="Resize images to this square. Left out, all must have one size.")
     channels: Literal[1, 3] | None = Field(default=None, description="1 grey, 3 colour. Left out, all images must agree.")
     steps: int = Field(default=400, ge=1, description="Optimizer steps of a student, however many samples its arm has.")

@@ -42,7 +42,7 @@ class Augment(Params):
 class TeacherParams(Params):
     """Parameters of `train.teacher`."""
 
-    net: NetName = Field(default="cnn:32", description="A net: cnn, convnet3, mlp (each with a width, as in cnn:32), resnet18, or timm/<name>.")
+    net: NetName = Field(default="cnn:32", description="A net: cnn, convnet3, mlp, resnet18 (each with a width, as in cnn:32), or timm/<name>.")
     steps: int = Field(default=1000, ge=1, description="Optimizer steps of each member.")
     batch_size: int = Field(default=64, ge=1, description="Images a step.")
     learning_rate: float = Field(default=3e-3, gt=0, description="Peak of the one-cycle schedule.")

@@ -70,10 +70,12 @@ stages:
   first: {op: prune.herding, from: looks.train, images_per_class: 1}
   tiled: {op: distill.pca, from: looks.train, images_per_class: 1, grid: 1, score: phash, hard: high}
   seen: {op: reinforce.views, from: tiled, count: 2, policy: [crop, flip]}
-  experts: {op: train.experts, from: apart.train, net: "mlp:4", experts: 2, epochs: 2, batch_size: 32, augment: [shift]}
+  zca: {op: train.zca, from: apart.train}
+  whitened: {op: table.whiten, from: {samples: apart.validation, whitening: zca}, side_px: 8, channels: 1}
+  experts: {op: train.experts, from: {samples: apart.train, whitening: zca}, net: "mlp:4", experts: 2, epochs: 2, batch_size: 32, augment: [shift]}
   distilled:
     op: distill.tesla
-    from: {samples: first, experts: experts, tune: apart.validation}
+    from: {samples: first, experts: experts, tune: apart.validation, whitening: zca}
     side_px: 8
     channels: 1
     iterations: 2
@@ -84,7 +86,7 @@ stages:
   means: {op: distill.dm, from: {samples: first, real: apart.train}, side_px: 8, channels: 1, net: "mlp:4", iterations: 2, batch_size: 4}
   judged:
     op: evaluate.distilled
-    from: {tesla: distilled, dm: means, pca: seen, real: apart.train, test: apart.test}
+    from: {tesla: distilled, dm: means, pca: seen, real: apart.train, test: apart.test, whitening: zca}
     nets: ["mlp:4"]
     seeds: 2
     epochs: 2

@@ -225,7 +225,6 @@ def test_a_mosaic_is_cropped_inside_its_cells(tmp_path):
     ("mine", "said"),
     [
         (MemoryTable(samples(1).table.slice(0, 2)), "from.mine: has no image of class 'slanted'"),
-        (synthetic(training=TOLD | {"zca": True}), "ZCA-whitened"),
         (samples(1, pixels=(vector_field("pixels", 65), [[0.0] * 65] * 3)), "has 65 numbers in `pixels`, its images are 1 x 8 x 8"),
         (synthetic(soft=None, **{"soft_label": (pa.field("soft_label", pa.list_(pa.float32(), 2)), [[0.5, 0.5]] * 3)}), "soft labels of 2 classes, not 3"),
         (samples(1, training=(pa.field("training", pa.string()), ["{}", "{}", '{"a": 1}'])), "tell 2 different ways"),

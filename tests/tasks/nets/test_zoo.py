@@ -13,7 +13,7 @@ from tasks.nets.networks import features_of, head_of
 from tasks.nets.zoo import NetName, build, feature_size, head_names
 
 # The sides of digits and of Fashion-MNIST, and each net's odd ones.
-USUAL = [(net, side_px, 1) for net in ("cnn", "convnet3:8", "mlp", "resnet18") for side_px in (8, 28)]
+USUAL = [(net, side_px, 1) for net in ("cnn", "convnet3:8", "mlp", "resnet18", "resnet18:4") for side_px in (8, 28)]
 ODD = [("cnn:8", 4, 3), ("convnet3:8", 33, 3), ("mlp:16", 5, 3), ("timm/mobilenetv3_small_050", 32, 1)]
 
 
@@ -28,7 +28,8 @@ def test_gives_logits_and_the_features_that_it_announces(net, side_px, channels)
 
 
 @pytest.mark.parametrize(
-    ("net", "head"), [("cnn", "head"), ("convnet3:8", "head"), ("mlp", "head"), ("resnet18", "fc"), ("timm/mobilenetv3_small_050", "classifier")]
+    ("net", "head"),
+    [("cnn", "head"), ("convnet3:8", "head"), ("mlp", "head"), ("resnet18", "fc"), ("resnet18:4", "fc"), ("timm/mobilenetv3_small_050", "classifier")],
 )
 def test_the_last_layer_over_the_features_gives_the_logits(net, head):
     module = build(net, num_classes=7, channels=1, side_px=32).eval()
@@ -50,6 +51,16 @@ def test_resnet_takes_torchvisions_weights_at_usual_sizes():
         assert torch.equal(ours(images), theirs(images))
 
 
+def test_a_narrow_resnet_is_torchvisions_with_fewer_channels():
+    """A quarter of the width: of a convolution between layers a sixteenth of the weights, and as many layers."""
+    wide, narrow = (build(net, num_classes=7, channels=3, side_px=32).state_dict() for net in ("resnet18", "resnet18:16"))
+    assert list(wide) == list(narrow)
+    assert wide["layer3.0.conv2.weight"].numel() == 16 * narrow["layer3.0.conv2.weight"].numel()
+    deviations = [narrow[name].std().item() * (narrow[name].shape[0] * 9 / 2) ** 0.5 for name in ("layer1.0.conv1.weight", "layer4.1.conv2.weight")]
+    assert deviations == pytest.approx([1, 1], abs=0.1)  # He's, by the outputs, as torchvision draws them
+    assert build("resnet18:16", num_classes=7, channels=1, side_px=64).conv1.weight.shape == (16, 1, 7, 7)
+
+
 def test_the_student_has_about_ten_thousand_parameters():
     assert sum(tensor.numel() for tensor in build("cnn", num_classes=10, channels=1, side_px=8).parameters()) == 10986
 
@@ -61,7 +72,7 @@ def test_the_student_has_about_ten_thousand_parameters():
         ("transformer", "unknown net 'transformer'; there are cnn, convnet3, mlp, resnet18 and timm/<name>"),
         ("cnn:wide", "net 'cnn:wide': the width is a whole number, as in 'cnn:32'"),
         ("cnn:0", "net 'cnn:0': the width is a whole number, as in 'cnn:32'"),
-        ("resnet18:64", "net 'resnet18:64': resnet18 has one width only"),
+        ("resnet18:9999", "net 'resnet18:9999': the width is a whole number, as in 'cnn:32'"),
     ],
 )
 def test_a_wrong_name_is_told_with_the_way_out(net, said):
