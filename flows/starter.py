@@ -40,7 +40,7 @@ def recipe_text(found: Found, out: Path) -> str:
     blocks: list[Sequence[Line]] = [[*_head(found, out), *_ingest(found, out)], _split(found)]
     if found.width_px:
         blocks.append(_clean(found))
-        blocks += [_teacher(found), _select(found), _reinforce(found), _proof(found)] if found.classes else [_coverage(found)]
+        blocks += [_teacher(found), _select(found), _reinforce(found), _proof(found)] if found.classes else [_select(found)]
     blocks.append(_publish(found))
     return "\n\n".join("\n".join(_line(line) for line in block) for block in blocks) + "\n"
 
@@ -167,25 +167,24 @@ def _teacher(found: Found) -> list[Line]:
 
 
 def _select(found: Found) -> list[Line]:
-    return [
-        "  # How hard each image is to learn: el2n, forgetting.",
-        "  scores:",
-        "    op: score.dynamics",
+    remark = "as many of each class" if found.classes else "there are no classes to balance"
+    lines: list[Line] = [
+        "  # What each image looks like, as a vector.",
+        "  looks:",
+        "    op: score.embed",
         "    from: clean.train",
-        "    net: cnn",
+        ("    net: pixels", "or timm/<name>"),
         *_size(found, "    "),
-        ("    epochs: 10", "enough to tell easy from hard"),
-        ("    seeds: 2", "scores are the mean of so many trainings"),
         "",
-        "  # Which images stay. Changing this trains no score anew.",
+        "  # Which images stay: those that the others are nearest to." + ("" if found.classes else " Labels would allow a teacher and a proof."),
         "  core:",
-        "    op: prune.by_score",
-        "    from: scores",
-        ("    score: el2n", "or forgetting"),
-        ("    order: middle", "the hardest are often mislabelled, the easiest teach little"),
+        "    op: prune.k_medoids",
+        "    from: looks",
+        "    vectors: embedding",
         ("    keep: 30%", "of the training rows"),
-        ("    balance: label", "as many of each class"),
+        (f"    balance: {'label' if found.classes else 'none'}", remark),
     ]
+    return lines
 
 
 def _reinforce(found: Found) -> list[Line]:
@@ -221,25 +220,6 @@ def _proof(found: Found) -> list[Line]:
         "      batch_size: 64",
         ("      learning_rates: [0.003, 0.01]", "tried on validation, for each arm"),
         ("      seeds: 5", "students an arm; the table shows their interval"),
-    ]
-
-
-def _coverage(found: Found) -> list[Line]:
-    return [
-        "  # What each image looks like, as a vector.",
-        "  looks:",
-        "    op: score.embed",
-        "    from: clean.train",
-        ("    net: pixels", "or timm/<name>"),
-        *_size(found, "    "),
-        "",
-        "  # The images that the others are nearest to: 30 % that cover the rest. Labels would allow a teacher and a proof.",
-        "  core:",
-        "    op: prune.k_medoids",
-        "    from: looks",
-        "    vectors: embedding",
-        ("    keep: 30%", "of the training rows"),
-        ("    balance: none", "there are no classes to balance"),
     ]
 
 

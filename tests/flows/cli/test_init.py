@@ -17,7 +17,7 @@ from flows.resolve import Graph, resolve
 from stillroom.errors import InputError, StillroomError
 from stillroom.images import encode_png
 
-LABELLED = ["raw", "split", "unique", "clean", "teacher", "scores", "core", "reinforced", "proof"]
+LABELLED = ["raw", "split", "unique", "clean", "teacher", "looks", "core", "reinforced", "proof"]
 
 
 def png(seed: int, width: int = 24, height: int = 24, channels: int = 3) -> bytes:
