@@ -71,6 +71,13 @@ def test_an_epoch_is_plain_sgd_over_all_images(tmp_path):
     assert all(torch.allclose(found[name], tensor, atol=1e-6) for name, tensor in net.state_dict().items())
 
 
+def test_a_shorter_epoch_keeps_the_same_way_more_often(tmp_path):
+    """Four steps of 32 are a pass over 100 images: kept after each step, the fourth are the weights after the pass."""
+    often, once = trained(tmp_path, digits(), epoch_samples=32, epochs=8), trained(tmp_path, digits(), epochs=2)
+    assert [often[epoch]["weights"] for epoch in (0, 4, 8)] == [row["weights"] for row in once]
+    assert json.loads(often[1]["config"])["expert"]["steps"] == 1
+
+
 @pytest.mark.parametrize("augment", [(), ("shift", "rotate")])
 def test_a_stopped_expert_goes_on_to_the_same_bits(tmp_path, augment):
     whole = trained(tmp_path, digits(), augment=augment)
