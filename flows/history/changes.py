@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from flows.judged import main_lines
 from flows.report.lineage import feeds, published, visible
 from stillroom.records import read_record
 from stillroom.snapshots import Snapshot
@@ -47,7 +48,7 @@ class StageChange:
 
 @dataclass(frozen=True)
 class Arm:
-    """An arm that both proofs have: accuracy with its 95 % interval."""
+    """An arm that both proofs have, or a judged set, or what stands in its place: accuracy with its 95 % interval."""
 
     arm: str
     before: float
@@ -63,7 +64,7 @@ class Changes:
     """What differs in how two snapshots were made.
 
     `stages` has all of both in the order of the later recipe, `settings` seed, overrides, splits and
-    trial, `packages` versions, `machine` what they ran on, `proof` the arms that both have.
+    trial, `packages` versions, `machine` what they ran on, `proof` the arms and judged sets that both have.
     """
 
     stages: list[StageChange]
@@ -166,8 +167,16 @@ def _settings(manifest: Manifest) -> dict[str, Any]:
 
 
 def _arms(before: Manifest, after: Manifest) -> list[Arm]:
-    sides = [{arm["arm"]: arm for arm in (manifest.get("proof") or {}).get("arms") or ()} for manifest in (before, after)]
+    sides = [_accuracies(manifest) for manifest in (before, after)]
     return [Arm(name, *(sides[side][name][key] for side in (0, 1) for key in ("accuracy", "low", "high"))) for name in sides[1] if name in sides[0]]
+
+
+def _accuracies(manifest: Manifest) -> dict[str, Mapping[str, Any]]:
+    """The arms of the proof by name, and of each judged set the set itself and what stands in its place."""
+    found = {arm["arm"]: arm for arm in (manifest.get("proof") or {}).get("arms") or ()}
+    for line in main_lines(manifest.get("judged")):
+        found |= {line.title: line.candidate, **{f"{line.title}: {arm}": rival for arm, rival in line.rivals.items()}}
+    return found
 
 
 def _differing(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[Change]:

@@ -87,3 +87,16 @@ def test_arms_that_both_proofs_have_are_set_side_by_side():
 
     found = changes(manifest(proof=proof(0.9, "raw.hard", "candidate.hard")), manifest(proof=proof(0.95, "candidate.hard", "candidate.stored")))
     assert [(arm.arm, arm.before, arm.after) for arm in found.proof] == [("candidate.hard", 0.9, 0.95)]
+
+
+def test_judged_sets_stand_beside_what_they_were_before():
+    def judged(accuracy: float, *sets: str) -> list[dict[str, Any]]:
+        said = {"net": "mlp", "labels": "hard", "augmented": False, "main": True, "low": 0.0, "high": 1.0}
+        lines = []
+        for name in sets:
+            lines += [{**said, "kind": "arm", "set": name, "arm": arm, "accuracy": of} for arm, of in (("candidate", accuracy), ("random", 0.5))]
+            lines.append({**said, "kind": "difference", "set": name, "arm": "candidate", "against": "random.hard", "gain": accuracy - 0.5})
+        return [{"stage": "judged", "sets": {name: name for name in sets}, "lines": lines}]
+
+    found = changes(manifest(judged=judged(0.7, "tesla", "dm")), manifest(judged=judged(0.8, "pca", "tesla")))
+    assert [(arm.arm, arm.before, arm.after) for arm in found.proof] == [("tesla", 0.7, 0.8), ("tesla: random", 0.5, 0.5)]
