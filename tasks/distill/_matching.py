@@ -23,7 +23,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from tasks.distill._tangents import convnet_logits
 from tasks.nets.dsa import Dsa, apply_dsa
+from tasks.nets.networks import ConvNet3
 from tasks.nets.zoo import refuse_statistics
 
 __all__ = ["Engine", "Matched", "Step", "Student", "Trail", "matching_gradient"]
@@ -90,14 +92,33 @@ class Student:
 
     def loss(self, weights_P: Tensor, images_BCSS: Tensor, targets_BK: Tensor) -> Tensor:
         """Cross-entropy with target probabilities, the mean over images."""
-        parts = weights_P.split(self.sizes)
-        named = {name: part.view(shape) for name, part, shape in zip(self.names, parts, self.shapes, strict=True)}
-        return functional.cross_entropy(torch.func.functional_call(self.net, named, (images_BCSS,)), targets_BK)
+        return functional.cross_entropy(torch.func.functional_call(self.net, self._named(weights_P), (images_BCSS,)), targets_BK)
 
     def gradient(self, weights_P: Tensor, images_BCSS: Tensor, targets_BK: Tensor, *, create_graph: bool = False) -> Tensor:
         """Of the loss by the weights, [P]; `weights_P` must require gradients."""
-        (gradient_P,) = torch.autograd.grad(self.loss(weights_P, images_BCSS, targets_BK), weights_P, create_graph=create_graph)
+        if isinstance(self.net, ConvNet3) and not create_graph:
+            loss = functional.cross_entropy(convnet_logits(self.net, images_BCSS, self._named(weights_P)), targets_BK)
+        else:
+            loss = self.loss(weights_P, images_BCSS, targets_BK)
+        (gradient_P,) = torch.autograd.grad(loss, weights_P, create_graph=create_graph)
         return gradient_P
+
+    def slope(self, weights_P: Tensor, direction_P: Tensor, images_BCSS: Tensor, targets_BK: Tensor, *, written_out: bool = True) -> Tensor:
+        """Of the loss along a direction in the weights: its product with the gradient. It can be differentiated once.
+
+        Args:
+            written_out: where the net has its tangents written out, take them; autograd's come to the same, and take longer.
+        """
+        if not (written_out and isinstance(self.net, ConvNet3)):
+            weights_P = weights_P if weights_P.requires_grad else weights_P.detach().requires_grad_()
+            return direction_P @ self.gradient(weights_P, images_BCSS, targets_BK, create_graph=True)
+        logits_BK, tangents_BK = convnet_logits(self.net, images_BCSS, self._named(weights_P), self._named(direction_P)).chunk(2)
+        by_logits_BK = (logits_BK.softmax(1) * targets_BK.sum(1, keepdim=True) - targets_BK) / len(images_BCSS)
+        return (by_logits_BK * tangents_BK).sum()
+
+    def _named(self, weights_P: Tensor) -> dict[str, Tensor]:
+        parts = weights_P.split(self.sizes)
+        return {name: part.view(shape) for name, part, shape in zip(self.names, parts, self.shapes, strict=True)}
 
 
 def matching_gradient(
@@ -152,7 +173,8 @@ def _walked_back(
 ) -> Matched:
     """The adjoint, lambda_i = dL/dtheta_i: 2 (theta_T - theta_M) / D at the end, lambda_i = lambda_{i+1} - beta d(lambda_{i+1}^T g_i)/dtheta_i before.
 
-    An image's part in step i is -beta d(lambda_{i+1}^T g_i)/dx, the rate's -lambda_{i+1}^T g_i. TESLA holds lambda constant.
+    An image's part in step i is -beta d(lambda_{i+1}^T g_i)/dx, the rate's -lambda_{i+1}^T g_i. TESLA holds lambda constant,
+    and its walk back is left to autograd, as in its authors' code: it is there to compare with.
     """
     start_P, end_P = segment
     weights_P = start_P.detach().clone()
@@ -168,10 +190,10 @@ def _walked_back(
     by_images, by_targets, by_rate = torch.zeros_like(images_NCSS), torch.zeros_like(targets_NK), 0.0
     for step in reversed(range(len(steps))):
         rows_B, drawn = steps[step]
-        before_P = trail.before(step, start_P).requires_grad_()
+        before_P = trail.before(step, start_P)
         images_BCSS, targets_BK = (tensor[rows_B].detach().requires_grad_() for tensor in (images_NCSS, targets_NK))
-        along = lambda_P @ student.gradient(before_P, apply_dsa(images_BCSS, drawn), targets_BK, create_graph=True)
-        wanted = [images_BCSS, targets_BK] if constant or step == 0 else [images_BCSS, targets_BK, before_P]
+        wanted = [images_BCSS, targets_BK] if constant or step == 0 else [images_BCSS, targets_BK, before_P.requires_grad_()]
+        along = student.slope(before_P, lambda_P, apply_dsa(images_BCSS, drawn), targets_BK, written_out=not constant)
         from_images, from_targets, *from_weights = torch.autograd.grad(along, wanted)
         by_images.index_add_(0, rows_B, from_images, alpha=-rate)
         by_targets.index_add_(0, rows_B, from_targets, alpha=-rate)

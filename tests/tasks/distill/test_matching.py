@@ -112,6 +112,21 @@ def test_no_step_taken_is_a_loss_of_one_and_the_experts_own_steps_are_a_loss_of_
     assert problem.by("exact").loss == pytest.approx(0, abs=1e-20)
 
 
+@pytest.mark.parametrize(("channels", "side_px"), [(1, 8), (3, 16), (1, 28), (2, 37)])
+def test_the_convnet_written_out_is_what_autograd_makes_of_the_net(channels, side_px):
+    torch.manual_seed(3)
+    student = Student(build("convnet3:5", num_classes=4, channels=channels, side_px=side_px).double(), "convnet3:5")
+    direction_P, weights_P = torch.randn(2, sum(student.sizes), dtype=torch.float64)
+    given = torch.randn(3, channels, side_px, side_px, dtype=torch.float64), torch.rand(3, 4, dtype=torch.float64)
+    images_BCSS, targets_BK, weights_P = (tensor.requires_grad_() for tensor in (*given, weights_P))
+    by_autograd_P = student.gradient(weights_P, images_BCSS, targets_BK, create_graph=True).detach()
+    assert far(student.gradient(weights_P, images_BCSS, targets_BK), by_autograd_P) < 1e-12
+    slopes = [student.slope(weights_P, direction_P, images_BCSS, targets_BK, written_out=written_out) for written_out in (True, False)]
+    assert slopes[0].item() == pytest.approx(slopes[1].item(), rel=1e-12)
+    for found, expected in zip(*(torch.autograd.grad(slope, (images_BCSS, targets_BK, weights_P)) for slope in slopes), strict=True):
+        assert far(found, expected) < 1e-12
+
+
 def test_a_loss_that_explodes_has_no_gradient():
     problem = Problem(4)
     for engine in ("exact", "tesla", "unrolled"):
