@@ -3,7 +3,7 @@
 python benchmarks/matching.py [--authors FOLDER] [--data data/fashion_mnist] [--rounds 3] [--only cost,memory,cosine,accuracy]
 
 cost:     seconds an iteration of exact, tesla and unrolled, and of the code that TESLA's authors published (FOLDER: a checkout of justincui03/tesla), in turns.
-memory:   the most that autograd holds, and the process's highest resident memory over what it had before, at T = 5 to 50.
+memory:   the most that autograd holds, and the process's highest resident memory, at T = 5 to 50; --plot FILE draws both as SVG.
 cosine:   between tesla's gradient and the exact one, on segments of real experts, by T.
 accuracy: of nets trained on what exact and tesla distil in equal time, five seeds each.
 """
@@ -31,6 +31,8 @@ from stillroom.tables import MemoryTable
 THEIRS = Path(__file__).parent / "against" / "tesla_authors.py"
 ENGINES = ("exact", "tesla", "unrolled")
 STEPS = 10
+SETTING = "ConvNet-D3, width 128, 10 images of 3x32x32"
+COLOURS = {"exact": "#1f6f3f", "tesla": "#1d5fa8", "unrolled": "#b3451e"}
 COLOUR = {"num_classes": 10, "channels": 3, "side_px": 32}
 
 
@@ -78,25 +80,68 @@ def cost(authors: Path | None, rounds: int) -> None:
     base = median(seconds["tesla"])
     theirs = median(seconds["the authors' code"]) if authors else float("nan")
     lines = [[name, f"{median(values):.2f}", f"{median(values) / base:.2f}", f"{median(values) / theirs:.2f}"] for name, values in seconds.items()]
-    show(["ConvNet-D3, width 128, 10 images of 3x32x32, T = 10", "s an iteration", "of tesla", "of the authors'"], lines)
+    show([f"{SETTING}, T = {STEPS}", "s an iteration", "of tesla", "of the authors'"], lines)
 
 
-def memory() -> None:
+def memory(plot: Path | None) -> None:
     """Each figure in a process of its own."""
-    lines = []
+    found: dict[str, dict[int, tuple[float, float]]] = {}
     for engine in ENGINES:
-        found = {}
+        found[engine] = {}
         for steps in (5, 10, 20, 50):
             if engine == "unrolled" and steps == 50:
                 continue
             said = subprocess.run([sys.executable, __file__, "--peaks", engine, str(steps)], capture_output=True, text=True, check=True)
             graph, peak = map(float, said.stdout.split())
-            found[steps] = graph, peak
-        lines += [
-            [engine, str(steps), f"{graph:.1f}", f"{graph / found[5][0]:.2f}", f"{peak:.0f}", f"{peak / found[5][1]:.2f}"]
-            for steps, (graph, peak) in found.items()
-        ]
-    show(["ConvNet-D3, width 128, 10 images of 3x32x32", "T", "graph MB", "of T = 5", "peak MB of the process", "of T = 5"], lines)
+            found[engine][steps] = graph, peak
+    lines = [
+        [engine, str(steps), f"{graph:.1f}", f"{graph / of[5][0]:.2f}", f"{peak:.0f}", f"{peak / of[5][1]:.2f}"]
+        for engine, of in found.items()
+        for steps, (graph, peak) in of.items()
+    ]
+    show([SETTING, "T", "graph MB", "of T = 5", "peak MB of the process", "of T = 5"], lines)
+    if plot:
+        plot.write_text(memory_plot(found))
+
+
+def memory_plot(found: dict[str, dict[int, tuple[float, float]]]) -> str:
+    """Both figures of `memory` against T, as SVG: lines on linear scales from 0, named at their ends."""
+    from flows.report.charts import Scale, ticks
+
+    width, height, left, right, top, bottom = 420, 330, 50, 100, 84, 44  # of a panel, and of what lies around its axes
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {2 * width} {height}" font-family="sans-serif" font-size="12" fill="#333">',
+        "<title>Memory of the three gradients of trajectory matching against the steps of a student</title>",
+        f'<rect width="{2 * width}" height="{height}" fill="#fff"/>',
+        '<text x="16" y="26" font-size="16" font-weight="bold">Memory of a gradient against the student’s steps T, MB</text>',
+        f'<text x="16" y="46" fill="#666">{SETTING}, on a CPU; unrolled up to T = 20</text>',
+    ]
+    most = 1.1 * max(value for of in found.values() for pair in of.values() for value in pair)  # one scale for both panels
+    marks, last = ticks(Scale(0, most)), max(steps for of in found.values() for steps in of)
+
+    def y(value: float) -> float:
+        return height - bottom - (height - top - bottom) * value / most
+
+    for panel, title in enumerate(("held by autograd at most", "peak of the process, libraries included")):
+        values = {engine: {steps: pair[panel] for steps, pair in of.items()} for engine, of in found.items()}
+        x = [panel * width + left + (width - left - right) * steps / last for steps in range(last + 1)]
+
+        parts.append(f'<text x="{x[0] - 34:.0f}" y="{top - 8}" font-weight="bold">{title}</text>')
+        for mark in marks:
+            parts.append(f'<path d="M{x[0]:.1f} {y(mark):.1f}H{x[-1]:.1f}" stroke="{"#ddd" if mark else "#666"}"/>')
+            parts.append(f'<text x="{x[0] - 6:.1f}" y="{y(mark) + 4:.1f}" text-anchor="end">{mark:,.0f}</text>')
+        for steps in sorted({steps for of in found.values() for steps in of}):
+            parts.append(f'<text x="{x[steps]:.1f}" y="{height - bottom + 18}" text-anchor="middle">{steps}</text>')
+        parts.append(f'<text x="{x[-1] + 16:.1f}" y="{height - bottom + 18}">T</text>')
+        named = height - bottom + 10.0  # where the name below stands: names of lines that meet keep apart
+        for engine, of in sorted(values.items(), key=lambda item: list(item[1].values())[-1]):
+            colour, (end, value) = COLOURS[engine], list(of.items())[-1]
+            places = [(x[steps], y(value)) for steps, value in of.items()]
+            parts.append(f'<polyline points="{" ".join(f"{a:.1f},{b:.1f}" for a, b in places)}" fill="none" stroke="{colour}" stroke-width="2"/>')
+            parts += [f'<circle cx="{a:.1f}" cy="{b:.1f}" r="3.5" fill="{colour}"/>' for a, b in places]
+            named = min(named - 15, y(value) + 4)
+            parts.append(f'<text x="{x[end] + 9:.1f}" y="{named:.1f}" fill="{colour}" font-weight="bold">{engine} {value:,.0f}</text>')
+    return "\n".join([*parts, "</svg>", ""])
 
 
 def peaks(engine, steps: int) -> None:
@@ -237,6 +282,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--only", default="cost,memory,cosine,accuracy")
+    parser.add_argument("--plot", type=Path, help="where `memory` is drawn, as SVG")
     parser.add_argument("--peaks", nargs=2, help=argparse.SUPPRESS)  # what `memory` runs in a process of its own
     args = parser.parse_args()
     if args.peaks:
@@ -247,7 +293,7 @@ def main() -> None:
     if "cost" in only:
         cost(args.authors, args.rounds)
     if "memory" in only:
-        memory()
+        memory(args.plot)
     if {"cosine", "accuracy"} & set(only):
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
