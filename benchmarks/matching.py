@@ -2,7 +2,7 @@
 
 python benchmarks/matching.py [--authors FOLDER] [--data data/fashion_mnist] [--rounds 3] [--only cost,memory,cosine,accuracy]
 
-cost:     CPU seconds an iteration of exact, tesla and unrolled, and of the code that TESLA's authors published (FOLDER: a checkout of justincui03/tesla), in turns.
+cost:     CPU seconds an iteration of exact, tesla, unrolled, and of the code of TESLA's authors (FOLDER: a checkout of justincui03/tesla), in turns.
 memory:   the most that autograd holds, and the process's highest resident memory, at T = 5 to 50; --plot FILE draws both as SVG.
 cosine:   between tesla's gradient and the exact one, on segments of real experts, by T.
 accuracy: of nets trained on what exact and tesla distil in equal time, five seeds each.
