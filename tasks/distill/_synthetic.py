@@ -100,7 +100,7 @@ def distilled_rows(
         training: what a trainer must do alike: mean, std, learning_rate, augment, labels, net; `zca` is added for whitened ones.
         soft_NK: probabilities, where labels are soft.
     """
-    training = training if whitening is None else {**training, "zca": whitening.zca}
+    training = training if whitening is None else {**training, "zca": whitening.model_id}
     told = canonical_json(training).decode()
     mean_C11, std_C11 = (np.array(training[name], np.float64)[:, None, None] for name in ("mean", "std"))
     shown_NCSS = images_NCSS if whitening is None else whitening.undo(images_NCSS)

@@ -136,7 +136,7 @@ class Experts:
 
     def refuse_other(self, params: TeslaParams, whitening: Whitening | None = None) -> None:
         """See that these experts have the size and the epochs asked for, and saw images whitened so."""
-        if self.config.get("zca") != (whitening.zca if whitening else None):
+        if self.config.get("zca") != (whitening.model_id if whitening else None):
             problem = "weren't trained on images whitened so" if whitening else "were trained on whitened images"
             raise InputError("experts", problem, "give distil and experts the same `whitening`, or neither any")
         for name in ("side_px", "channels"):

@@ -143,7 +143,7 @@ def _refuse_other_whitening(told: Mapping[str, Told], whitening: Whitening | Non
         zca = one.training.get("zca")
         if zca and whitening is None:
             raise InputError("from.whitening", f"is missing, and {name} was made for whitened images", "give the stage that its experts had")
-        if zca and whitening and zca != whitening.zca:
+        if zca and whitening and zca != whitening.model_id:
             raise InputError("from.whitening", f"is another than {name} was made for", "give the stage that its experts had")
         if zca and params.protocol == "pca":
             raise InputError(f"from.{name}", "was made for whitened images, which protocol pca doesn't crop", "judge it by dc_bench or table")

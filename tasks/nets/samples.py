@@ -62,7 +62,7 @@ class Labelled:
         if whitening is None:
             return self
         pixels_NCSS = whitening.apply_to_file(self.pixels_NCSS, scratch / "whitened")
-        return replace(self, pixels_NCSS=pixels_NCSS, mean=whitening.mean, std=whitening.std, zca=whitening.zca)
+        return replace(self, pixels_NCSS=pixels_NCSS, mean=whitening.mean, std=whitening.std, zca=whitening.model_id)
 
 
 def load_labelled(table: Table, scratch: Path, *, side_px: int | None = None, channels: int | None = None) -> Labelled:

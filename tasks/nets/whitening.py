@@ -29,12 +29,12 @@ class Whitening:
     """A fitted whitening: z = U diag(gain) U^T (x - centre), x being normalised pixels.
 
     Args:
-        zca: the id of its model, by which what was whitened by it is known.
+        model_id: by which what was whitened by it is known.
         mean, std: of the channels, by which pixels are normalised before.
         centre_D, basis_DD, gain_D: float64.
     """
 
-    zca: str
+    model_id: str
     mean: list[float]
     std: list[float]
     side_px: int

@@ -41,7 +41,7 @@ def _setup(inputs: Mapping[str, Table], params: WhitenParams) -> State:
     if (whitening.side_px, whitening.channels) != (params.side_px, params.channels):
         own = f"side_px {whitening.side_px} and channels {whitening.channels}"
         raise InputError("whitening", f"was fitted with {own}, not {params.side_px} and {params.channels}", "write the same here")
-    return State(whitening, canonical_json({"mean": whitening.mean, "std": whitening.std, "zca": whitening.zca}).decode())
+    return State(whitening, canonical_json({"mean": whitening.mean, "std": whitening.std, "zca": whitening.model_id}).decode())
 
 
 @row(version=1, adds=_adds, setup=_setup, inputs={"samples": Input(requires=["image"]), "whitening": Input(kind="model")})

@@ -35,7 +35,7 @@ def test_pixels_are_the_whitening_of_the_image_and_training_says_so(state, tmp_p
     expected = state.whitening.apply(np.asarray(load_images(digits(range(40)), tmp_path)))
     assert np.array_equal(pixels(rows), expected.reshape(40, -1))
     assert set(rows.batch["training"].to_pylist()) == {state.told}
-    assert json.loads(state.told) == {"mean": state.whitening.mean, "std": state.whitening.std, "zca": state.whitening.zca}
+    assert json.loads(state.told) == {"mean": state.whitening.mean, "std": state.whitening.std, "zca": state.whitening.model_id}
 
 
 def test_a_row_is_the_same_in_any_batch(state):
