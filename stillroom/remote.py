@@ -106,8 +106,8 @@ def ask(uri: str, request: Callable[[], T]) -> T:
             return request()
         except Exception as error:
             if (fault := fault_of(error, uri)) is None:
-                # Of an object that went away while its bytes were asked for again, the client has no error of its own.
-                if "://" in uri and _is_missing(str(error)) and not isinstance(error, FileNotFoundError):
+                # Of an object that went away while its bytes were asked for again, obstore has no error of its own.
+                if type(error).__module__.startswith("obstore") and _is_missing(str(error)) and not isinstance(error, FileNotFoundError):
                     raise FileNotFoundError(uri) from None
                 raise
             if attempt == ATTEMPTS or not BROKEN_OFF.search(str(error)):
