@@ -67,9 +67,8 @@ class Judge:
         self.config, self.augment, self.work, self.nets = config, augment, work, params.check_nets
         self.recipe = DC_BENCH.of_epochs(params.check_epochs)
         self.labels_N, self.label_names = load_labels(tune)
-        self.pixels_NCSS = load_images(tune, work.scratch, side_px=config["side_px"], channels=config["channels"], name="tune")
-        if whitening is not None:
-            self.pixels_NCSS = whitening.apply_to_file(self.pixels_NCSS, work.scratch / "whitened-tune")
+        size = {name: config[name] for name in ("side_px", "channels")}
+        self.pixels_NCSS = load_images(tune, work.scratch, **size, name="tune", whitening=whitening)
 
     def accuracy(self, images_NCSS: Tensor, targets_NK: Tensor, rate: float) -> float:
         """The mean over `check_nets` nets, 0 to 1; they start, and draw, alike in each look. A net that diverges has 0."""

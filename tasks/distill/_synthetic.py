@@ -63,12 +63,10 @@ def load_start(table: Table, scratch: Path, size: SizeParams, mean: Sequence[flo
     import torch
 
     labels_N, names = load_labels(table)
-    pixels_NCSS = load_images(table, scratch, side_px=size.side_px, channels=size.channels, name="start")
+    pixels_NCSS = load_images(table, scratch, side_px=size.side_px, channels=size.channels, name="start", whitening=whitening)
     counts_K = np.bincount(labels_N, minlength=len(names))
     if not counts_K.all():
         raise InputError("samples", f"class {names[int(counts_K.argmin())]} has no image to start from", "give the stage before images_per_class")
-    if whitening is not None:
-        pixels_NCSS = whitening.apply_to_file(pixels_NCSS, scratch / "whitened-start")
     ids = table.frame(["sample_id"])["sample_id"].to_list()
     return Start(normalise(torch.from_numpy(np.asarray(pixels_NCSS)), mean, std), labels_N, names, ids)
 

@@ -77,9 +77,8 @@ def dm(unit: Unit, inputs: Mapping[str, Table], params: DmParams, work: Work, sc
 
     from tasks.distill._learning import Judge, State, adam_step, keep, resumed
 
-    real = load_labelled(inputs["real"], work.scratch, side_px=params.side_px, channels=params.channels)
     whitening = load_whitening(inputs.get("whitening"))
-    real = real.whitened(whitening, work.scratch)
+    real = load_labelled(inputs["real"], work.scratch, side_px=params.side_px, channels=params.channels, whitening=whitening)
     start = load_start(inputs["samples"], work.scratch, params, real.mean, real.std, whitening)
     if start.label_names != real.label_names:
         raise InputError("real", "has other labels than the samples", "take both from the same table")

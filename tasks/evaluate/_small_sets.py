@@ -18,6 +18,7 @@ from tasks.nets.dsa import DsaOp, apply_dsa, draw_dsa
 from tasks.nets.recipe import epoch_batches
 from tasks.nets.samples import decode_squares, load_images, load_labels
 from tasks.nets.training import normalise
+from tasks.nets.whitening import Whitening
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -141,8 +142,8 @@ def told_by(name: str, table: Table, side_px: int | None, channels: int | None) 
     return Told(counts, **size, training=training, soft="soft_label" in has, exact="pixels" in has)
 
 
-def load_set(table: Table, told: Told, scratch: Path, *, exact: bool) -> SmallSet:
-    """Read a set: its `pixels` where `exact`, else its images of 8 bits.
+def load_set(table: Table, told: Told, scratch: Path, *, exact: bool, whitening: Whitening | None = None) -> SmallSet:
+    """Read a set: its `pixels` where `exact`, else its images of 8 bits, whitened where that is given.
 
     Raises:
         InputError: images can't be decoded or differ; soft labels that are no probabilities; a sample without views.
@@ -153,7 +154,7 @@ def load_set(table: Table, told: Told, scratch: Path, *, exact: bool) -> SmallSe
     if exact:
         pixels_NCSS = np.array(table.vectors("pixels"), np.float32).reshape(-1, told.channels, told.side_px, told.side_px)
     else:
-        pixels_NCSS = load_images(table, scratch, side_px=told.side_px, channels=told.channels, name="set")
+        pixels_NCSS = load_images(table, scratch, side_px=told.side_px, channels=told.channels, name="set", whitening=whitening)
     more: dict[str, Any] = {}
     if told.soft:
         soft_NK = np.stack(frame["soft_label"].to_numpy()).astype(np.float32)

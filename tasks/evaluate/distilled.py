@@ -202,10 +202,10 @@ class _Trainer:
 
     def __init__(self, value: Mapping[str, Any], told: Told, inputs: Mapping[str, Table], params: DistilledParams, work: Work) -> None:
         self.value, self.told, self.inputs, self.params, self.work = value, told, inputs, params, work
-        self.size = {"side_px": told.side_px, "channels": told.channels}
+        self.size: dict[str, Any] = {"side_px": told.side_px, "channels": told.channels}
         self.labels_N, self.names = load_labels(inputs["test"])
         self.whitening = load_whitening(inputs["whitening"]) if told.training.get("zca") else None
-        self.test_NCSS = self._seen(load_images(inputs["test"], work.scratch, **self.size, name="test"), "test")
+        self.test_NCSS = load_images(inputs["test"], work.scratch, **self.size, name="test", whitening=self.whitening)
         self.is_set = value["arm"].startswith("candidate")
         stats = _stats(told)
         if not (self.is_set and stats):
@@ -213,9 +213,8 @@ class _Trainer:
             self.real_ids = inputs["real"].frame(["sample_id"])["sample_id"]
             self.real_NCSS = load_images(inputs["real"], work.scratch, **self.size, name="real")
         self.mean, self.std = stats[:2] if stats else channel_stats(self.real_NCSS)
-        self.own = load_set(inputs[value["sets"][0]], told, work.scratch, exact=told.exact and self._exact()) if self.is_set else None
-        if self.own:
-            self.own = replace(self.own, pixels_PCSS=self._seen(self.own.pixels_PCSS, "set"))
+        exact = told.exact and self._exact()
+        self.own = load_set(inputs[value["sets"][0]], told, work.scratch, exact=exact, whitening=self.whitening) if self.is_set else None
         self.sets: dict[int, SmallSet] = {}
         recipe = params.recipe(told)
         if value["arm"] == "real":
@@ -225,7 +224,7 @@ class _Trainer:
         self.recipe = recipe
         if "tune" in inputs:
             self.tune_labels, self.tune_names = load_labels(inputs["tune"])
-            self.tune_MCSS = self._seen(load_images(inputs["tune"], work.scratch, **self.size, name="tune"), "tune")
+            self.tune_MCSS = load_images(inputs["tune"], work.scratch, **self.size, name="tune", whitening=self.whitening)
 
     def rate(self, cell: Mapping[str, Any]) -> float:
         """The learning rate that the first seeds do best with on `tune`; the protocol's own, where none else is tried."""
@@ -306,15 +305,10 @@ class _Trainer:
         if any(cell["labels"] == "soft" for cell in self.value["cells"]):
             members = [member.with_labels(self.real_names) for member in load_classifiers(self.inputs["teacher"], self.work.device)]
             soft_NK = ensemble_probs(members, self.real_NCSS[rows], self.params.batch)
-        seen_NCSS = self._seen(self.real_NCSS[rows], f"real-{seed}")
-        places = np.arange(len(rows))
-        return SmallSet(seen_NCSS, places, self.real_labels[rows], self.real_names, self.real_ids.gather(rows).to_list(), soft_NK)
-
-    def _seen(self, pixels_NCSS: np.ndarray, name: str) -> np.ndarray:
-        """Images of 8 bits whitened, where the set was made for that; all others as they are."""
-        if self.whitening is None or pixels_NCSS.dtype != np.uint8:
-            return pixels_NCSS
-        return self.whitening.apply_to_file(pixels_NCSS, self.work.scratch / f"whitened-{name}")
+        pixels_PCSS, places = self.real_NCSS, rows
+        if self.whitening is not None:  # choices and teachers go by the images as they are
+            pixels_PCSS, places = self.whitening.apply_to_file(self.real_NCSS[rows], self.work.scratch / f"whitened-real-{seed}"), np.arange(len(rows))
+        return SmallSet(pixels_PCSS, places, self.real_labels[rows], self.real_names, self.real_ids.gather(rows).to_list(), soft_NK)
 
     def _exact(self) -> bool:
         return self.value["arm"] == "candidate" and self.params.protocol != "pca"

@@ -1,6 +1,6 @@
 """Samples as the arrays that training and scoring read."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -57,30 +57,28 @@ class Labelled:
         known = {"task": "classify", "net": net, **self.shape, "label_names": self.label_names, "mean": self.mean, "std": self.std}
         return known | ({"zca": self.zca} if self.zca else {})
 
-    def whitened(self, whitening: "Whitening | None", scratch: Path) -> "Labelled":
-        """The same images, whitened; None changes nothing."""
-        if whitening is None:
-            return self
-        pixels_NCSS = whitening.apply_to_file(self.pixels_NCSS, scratch / "whitened")
-        return replace(self, pixels_NCSS=pixels_NCSS, mean=whitening.mean, std=whitening.std, zca=whitening.model_id)
 
-
-def load_labelled(table: Table, scratch: Path, *, side_px: int | None = None, channels: int | None = None) -> Labelled:
+def load_labelled(table: Table, scratch: Path, *, side_px: int | None = None, channels: int | None = None, whitening: "Whitening | None" = None) -> Labelled:
     """Read samples with `image` and `label` to train on; arguments and errors as in `load_images` and `load_labels`."""
     labels_N, names = load_labels(table)
-    pixels_NCSS = load_images(table, scratch, side_px=side_px, channels=channels)
+    pixels_NCSS = load_images(table, scratch, side_px=side_px, channels=channels, whitening=whitening)
     ids = table.frame(["sample_id"])["sample_id"].to_list()
+    if whitening is not None:
+        return Labelled(pixels_NCSS, labels_N, names, ids, whitening.mean, whitening.std, whitening.model_id)
     return Labelled(pixels_NCSS, labels_N, names, ids, *channel_stats(pixels_NCSS))
 
 
-def load_images(table: Table, scratch: Path, *, side_px: int | None = None, channels: int | None = None, name: str = "images") -> np.ndarray:
+def load_images(
+    table: Table, scratch: Path, *, side_px: int | None = None, channels: int | None = None, name: str = "images", whitening: "Whitening | None" = None
+) -> np.ndarray:
     """Decode the images of all rows into a file `name` under `scratch`, so that memory stays bounded by a batch.
 
     Args:
         side_px, channels: what all are made to, as in `stillroom.images.decode_batch`; None takes the images' own, which must agree.
+        whitening: what they are whitened by.
 
     Returns:
-        uint8 [N, C, S, S], memory-mapped.
+        uint8 [N, C, S, S], or float32 where they are whitened; memory-mapped.
 
     Raises:
         InputError: there are no rows; images differ or aren't square; one can't be decoded.
@@ -97,7 +95,7 @@ def load_images(table: Table, scratch: Path, *, side_px: int | None = None, chan
         start += len(part_BCSS)
     if pixels_NCSS is None:
         raise InputError("samples", "there are none")
-    return pixels_NCSS
+    return pixels_NCSS if whitening is None else whitening.apply_to_file(pixels_NCSS, scratch / f"whitened-{name}")
 
 
 def decode_squares(images: pa.Array, start: int, *, side_px: int | None = None, channels: int | None = None) -> np.ndarray:

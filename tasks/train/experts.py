@@ -72,8 +72,8 @@ def experts(unit: Unit, inputs: Mapping[str, Table], params: ExpertsParams, work
     """
     from safetensors.torch import load
 
-    samples, expert = load_labelled(inputs["samples"], work.scratch, side_px=params.side_px, channels=params.channels), unit.value
-    samples = samples.whitened(load_whitening(inputs.get("whitening")), work.scratch)
+    whitening, expert = load_whitening(inputs.get("whitening")), unit.value
+    samples = load_labelled(inputs["samples"], work.scratch, side_px=params.side_px, channels=params.channels, whitening=whitening)
     net = seeded_net(params.net, f"init/{expert}", work.draw, **samples.shape).to(work.device)
     refuse_statistics(net, params.net)
     steps, saw = -(-(params.epoch_samples or len(samples.labels_N)) // params.batch_size), ids_seen(samples.sample_ids)

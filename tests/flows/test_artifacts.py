@@ -8,7 +8,6 @@ from base64 import b64decode
 from collections.abc import Callable
 from io import BytesIO
 from typing import Any
-from urllib.request import Request, urlopen
 
 import numpy as np
 import polars as pl
@@ -22,6 +21,7 @@ from stillroom.fields import image_field
 from stillroom.images import encode_png
 from stillroom.repeats import hashed
 from stillroom.tables import MemoryTable
+from tests.flows.asking import ask
 from tests.flows.report.conftest import judged
 
 STAGES = [
@@ -83,7 +83,7 @@ def in_a_run() -> Callable[[Callable[[], None]], list[dict[str, Any]]]:
     """Calls a function in a task of a flow on this session's server, and gives what artifacts came of it."""
     from flows.server import ensure_server
 
-    url = ensure_server()
+    ensure_server()
     from prefect import flow, runtime, task
 
     def run(write: Callable[[], None]) -> list[dict[str, Any]]:
@@ -100,9 +100,7 @@ def in_a_run() -> Callable[[Callable[[], None]], list[dict[str, Any]]]:
 
         build()
         wanted = {"artifacts": {"flow_run_id": {"any_": ran}}, "sort": "CREATED_DESC"}
-        request = Request(f"{url}/artifacts/filter", json.dumps(wanted).encode(), {"content-type": "application/json"})
-        with urlopen(request, timeout=10) as answer:
-            return json.load(answer)
+        return ask("artifacts/filter", wanted)
 
     return run
 

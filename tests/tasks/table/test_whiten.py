@@ -6,7 +6,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from stillroom.datasets import TorchSplit
 from stillroom.errors import InputError
+from stillroom.tables import MemoryTable
 from tasks.nets.samples import load_images
 from tasks.nets.whitening import load_whitening
 from tasks.table.whiten import WhitenParams, whiten
@@ -36,6 +38,15 @@ def test_pixels_are_the_whitening_of_the_image_and_training_says_so(state, tmp_p
     assert np.array_equal(pixels(rows), expected.reshape(40, -1))
     assert set(rows.batch["training"].to_pylist()) == {state.told}
     assert json.loads(state.told) == {"mean": state.whitening.mean, "std": state.whitening.std, "zca": state.whitening.model_id}
+
+
+def test_a_trainer_reads_them_as_it_reads_a_distilled_set(state):
+    rows, images = whiten(batch(range(5)), SIZE, state).batch, digits(range(5)).table
+    split = TorchSplit(
+        MemoryTable(images.append_column(rows.schema.field("pixels"), rows["pixels"]).append_column("training", rows["training"])), pixels="normalised"
+    )
+    assert split.training["zca"] == state.whitening.model_id
+    assert np.array_equal(split[3]["image"].numpy().ravel(), pixels(whiten(batch(range(5)), SIZE, state))[3])
 
 
 def test_a_row_is_the_same_in_any_batch(state):
