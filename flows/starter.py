@@ -168,7 +168,7 @@ def _teacher(found: Found) -> list[Line]:
 
 def _select(found: Found) -> list[Line]:
     remark = "as many of each class" if found.classes else "there are no classes to balance"
-    lines: list[Line] = [
+    return [
         "  # What each image looks like, as a vector.",
         "  looks:",
         "    op: score.embed",
@@ -184,7 +184,6 @@ def _select(found: Found) -> list[Line]:
         ("    keep: 30%", "of the training rows"),
         (f"    balance: {'label' if found.classes else 'none'}", remark),
     ]
-    return lines
 
 
 def _reinforce(found: Found) -> list[Line]:
