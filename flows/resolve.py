@@ -23,6 +23,7 @@ from stillroom.errors import RecipeError, RecipeErrors, StillroomError
 from stillroom.fields import label_names, splits_of, vector_names
 from stillroom.operators import MODEL_COLUMNS, Input, Operator, Params
 from stillroom.stored import snapshot_fields, with_hashes
+from stillroom.views import mixed_columns
 
 __all__ = ["Graph", "Resolved", "resolve", "resolve_text", "source_paths"]
 
@@ -261,6 +262,9 @@ class _Resolving:
                         f"'{edge.stage}' has no column '{column}', which operator '{operator.name}' needs",
                         near(column, names, f"it has {', '.join(names)}"),
                     )
+        if mixed_columns(source.schema) and operator.shape in ("row", "select") and not operator.keeps_rows and not declared.reference:
+            problem = f"'{edge.stage}' has views that mix in other samples, and '{operator.name}' may drop some of those"
+            self._fault(found, field_name, problem, f"put '{found.name}' before the stage that draws the views")
         splits = frozenset({edge.split}) if edge.split else source.splits
         trains = declared.trains if declared.trains is not None else operator.name.split(".")[0] in TRAINING_KINDS
         if trains and declared.kind == "samples" and not declared.reference and not self._trial(found):

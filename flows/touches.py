@@ -75,7 +75,7 @@ def _of_inputs(plan: Plan, stage: Planned, store: Store, stages: dict[str, Plann
     rows = None if None in counts else sum(count or 0 for count in counts)
     whole = all(stages[edge.stage].record and edge.split is None for edge in counted.values())
     spec = _spec(plan, stage, stages)
-    earlier = find_earlier(spec, store) if by_rows and not operator.peers else None
+    earlier = find_earlier(spec, store) if by_rows and not operator.sees_peers(stage.resolved.params) else None
     if earlier is None:
         return Touch(rows, rows, "exactly" if whole else "at most")
     if all(source.record for source in sources):

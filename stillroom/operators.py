@@ -189,7 +189,7 @@ class Operator:
     prepare: str | None = None
     keeps_rows: bool = False
     random: bool = False
-    peers: bool = False
+    peers: bool | Callable[[Any], bool] = False
     hidden: bool = False
     saw: Callable[..., Any] | None = None
     summary: str = ""
@@ -204,6 +204,10 @@ class Operator:
 
         adds = self.adds(params, schemas) if callable(self.adds) else self.adds
         return {name: with_meaning(name, declared) for name, declared in adds.items()}
+
+    def sees_peers(self, params: Params) -> bool:
+        """Whether a row's output depends on other rows of the input, under these parameters."""
+        return self.peers(params) if callable(self.peers) else self.peers
 
     @property
     def gives(self) -> Literal["samples", "model", "metrics"]:
@@ -231,14 +235,15 @@ def row(
     setup: Callable[..., Any] | None = None,
     keeps_rows: bool = False,
     random: bool = False,
-    peers: bool = False,
+    peers: bool | Callable[[Any], bool] = False,
     hidden: bool = False,
 ) -> Callable[[Callable[..., Rows]], Operator]:
     """Make a row operator of `fn(batch, params, state, draw, peers, schema) -> Rows`.
 
     The batch holds `sample_id` and the required columns of the first input. The batch in the
     returned `Rows` must hold the added columns; its other columns are ignored. `setup(inputs,
-    params, work)` runs once a process and gives `state`. `keeps_rows` promises that no row leaves.
+    params, work)` runs once a process and gives `state`. `keeps_rows` promises that no row leaves. `peers`, or what
+    it says of the parameters: a row's output depends on other rows, so none is taken over from an earlier build.
     """
     return _decorator(
         "row", version=version, adds=adds, inputs=_inputs(inputs, requires), setup=setup, keeps_rows=keeps_rows, random=random, peers=peers, hidden=hidden

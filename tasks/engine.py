@@ -154,7 +154,8 @@ def _run_row(spec: StageSpec, pool: Pool, store: Store) -> list[Part]:
 
 def _earlier(spec: StageSpec, bounds: list[tuple[int, int]], pool: Pool, store: Store) -> TableRef | None:
     """The table of an earlier build from which unchanged rows are taken over, once it is noted which; an operator that sees its peers takes none."""
-    found = None if registry.load(spec.operator).peers else find_earlier(spec, store)
+    operator = registry.load(spec.operator)
+    found = None if operator.sees_peers(operator.params.model_validate(spec.params)) else find_earlier(spec, store)
     if found is None:
         return None
     (matched,) = pool.run([Job(jobs.match_job, (spec, found, bounds))], stage=spec.stage, retries=spec.retries)

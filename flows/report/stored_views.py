@@ -12,9 +12,12 @@ from flows.report.thumbnails import Picture, data_uri, image_column, pictures, s
 from stillroom.errors import StoreError
 from stillroom.fields import label_names
 from stillroom.images import ImageFault, decode
+from stillroom.kernels.mixing import MIXES
 from stillroom.operators import Table
+from stillroom.partners import Partners
+from stillroom.replay import RANDAUGMENT_OPS
 from stillroom.soft_labels import decode as decode_labels
-from stillroom.views import check_contract, contract_of, label_of, replay
+from stillroom.views import check_contract, contract_of, label_of, mixed_in, replay
 
 __all__ = ["VIEW_PICTURES", "Strip", "View", "Views", "describe", "shown_views", "views_stage"]
 
@@ -80,7 +83,7 @@ def shown_views(stage: dict[str, Any], table: Table, picks: Sequence[int], side_
         stored = table.take([row], [_COLUMN])[_COLUMN].combine_chunks().flatten()
         most = max(most, len(stored))
         shown, pixels_CHW = stored[:VIEWS], _pixels(table, row)
-        seen = [shrink(pixels_HWC, side_px) for pixels_HWC in _replayed(pixels_CHW, shown, contract)]
+        seen = [shrink(pixels_HWC, side_px) for pixels_HWC in _replayed(table, row, pixels_CHW, shown, contract)]
         size = None if pixels_CHW is None else pixels_CHW.shape[1:]
         views = [
             View(data_uri(seen[index]) if seen else "", sample.small, describe(view, size), _likeliest(probs_K, names))
@@ -98,16 +101,40 @@ def describe(view: Mapping[str, Any], size: tuple[int, ...] | None = None) -> st
         size: height and width of its image, if known: a crop of all of it isn't one.
     """
     said = [] if (view["crop_h"], view["crop_w"]) == size else [f"crop {view['crop_w']} × {view['crop_h']} at {view['crop_x']}, {view['crop_y']}"]
-    if view["flip"]:
+    told = {"scale_x": 10000, "scale_y": 10000, "brightness": 1000, "contrast": 1000, "saturation": 1000} | {k: v for k, v in view.items() if v is not None}
+    if told.get("flip"):
         said.append("flipped")
-    if view["rotate"]:
-        said.append(f"turned {view['rotate'] / 100:+.1f}°")
-    if view["scale_x"] != 10000 or view["scale_y"] != 10000:
-        factors = [f"{view[axis] / 10000:.2f}" for axis in ("scale_x", "scale_y")]
+    if told.get("rotate"):
+        said.append(f"turned {told['rotate'] / 100:+.1f}°")
+    if told["scale_x"] != 10000 or told["scale_y"] != 10000:
+        factors = [f"{told[axis] / 10000:.2f}" for axis in ("scale_x", "scale_y")]
         said.append("scaled " + " × ".join(dict.fromkeys(factors)))
-    if view["shift_x"] or view["shift_y"]:
-        said.append(f"shifted {view['shift_x'] / 256:+.2f}, {view['shift_y'] / 256:+.2f} px")
+    if told.get("shift_x") or told.get("shift_y"):
+        said.append(f"shifted {told['shift_x'] / 256:+.2f}, {told['shift_y'] / 256:+.2f} px")
+    if told.get("quarter_turns"):
+        said.append(f"turned {90 * told['quarter_turns']}°")
+    said += [f"{name} {told[name] / 1000:.2f}" for name in ("brightness", "contrast", "saturation") if told[name] != 1000]
+    said += [f"hue {told['hue'] / 10:+.0f}°"] if told.get("hue") else []
+    said += _ops(told)
+    if any(told.get("random_field") or b""):
+        said.append("random field")
+    if told.get("erase_h"):
+        said.append(f"erased {told['erase_w']} × {told['erase_h']} at {told['erase_x']}, {told['erase_y']}")
+    if told.get("mix"):
+        said.append(f"{MIXES[told['mix']]} with {str(told['partner'])[:8] if told.get('partner') else 'its view ' + str(told['partner_view'])}")
+    if told.get("permutation"):
+        said.append("channels permuted")
     return "; ".join(said).replace("-", "\u2212") or "as it is"
+
+
+def _ops(told: Mapping[str, Any]) -> list[str]:
+    """RandAugment's steps: "rotate 9, posterize 4"."""
+    said, step = [], 1
+    while f"op_{step}" in told:
+        name, size = RANDAUGMENT_OPS[told[f"op_{step}"]], told[f"magnitude_{step}"]
+        said += [] if name == "identity" else [f"{name} {'-' if size % 2 else ''}{size // 2}"]
+        step += 1
+    return said
 
 
 def _has_views(schema: pa.Schema) -> bool:
@@ -127,11 +154,13 @@ def _pixels(table: Table, row: int) -> np.ndarray | None:
         return None
 
 
-def _replayed(pixels_CHW: np.ndarray | None, views: pa.StructArray, contract: Mapping[str, Any] | None) -> list[np.ndarray]:
+def _replayed(table: Table, row: int, pixels_CHW: np.ndarray | None, views: pa.StructArray, contract: Mapping[str, Any] | None) -> list[np.ndarray]:
     """What the teacher saw in each view, uint8 [H, W, C]; nothing where it can't be replayed here."""
     if pixels_CHW is None or contract is None or (contract["side_px"] is None and pixels_CHW[0].size > _MAX_REPLAY_PIXELS):
         return []
-    return [replay(pixels_CHW[None], views[index : index + 1], contract)[0].transpose(1, 2, 0) for index in range(len(views))]
+    own = table.take([row], ["sample_id"])["sample_id"].to_pylist() * len(views)
+    partners = mixed_in(own, views, contract, Partners(table, _COLUMN).fetch)
+    return list(replay(np.repeat(pixels_CHW[None], len(views), axis=0), views, contract, partners).transpose(0, 2, 3, 1))
 
 
 def _probs(views: pa.StructArray, field: pa.Field) -> np.ndarray:

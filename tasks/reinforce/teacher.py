@@ -13,8 +13,8 @@ from stillroom.fields import label_names
 from stillroom.images import ImageFault, decode_batch
 from stillroom.operators import Draw, Input, Params, Rows, Table, Work, row
 from stillroom.soft_labels import encode, soft_label_type
-from stillroom.views import MOSAIC_GRID, replay, view_contract, views_field
-from tasks.reinforce._views import Size, Views, common_size, draw_of, refuse_fault, refuse_other_size
+from stillroom.views import MOSAIC_GRID, Peers, mixed_in, replay, view_contract, views_field
+from tasks.reinforce._views import Size, Views, common_size, draw_of, drawn_partners, peers_of, refuse_fault, refuse_other_size
 
 if TYPE_CHECKING:
     from tasks.nets.models import Classifier
@@ -56,6 +56,9 @@ class Teacher:
     channels: int | None
     # What all images must have, where views keep the image's size.
     size_px: Size | None = None
+    # Where views mix: who may be a partner, and the table to read them from.
+    peers: Peers | None = None
+    table: Table | None = None
 
 
 def setup(inputs: Mapping[str, Table], params: TeacherParams, work: Work) -> Teacher:
@@ -74,11 +77,13 @@ def setup(inputs: Mapping[str, Table], params: TeacherParams, work: Work) -> Tea
             raise StageError("reinforce.teacher", "min_accuracy needs samples to measure it on", "add check_on to `from`, such as check_on: split.validation")
         _check_accuracy(found, inputs["check_on"], params)
     names = _names(inputs["samples"].schema)
-    return Teacher([member.with_labels(names) for member in members], found.channels, common_size("reinforce.teacher", inputs["samples"], params.views))
+    members = [member.with_labels(names) for member in members]
+    size_px = common_size("reinforce.teacher", inputs["samples"], params.views)
+    return Teacher(members, found.channels, size_px, peers_of(inputs["samples"], params.views), inputs["samples"])
 
 
 @row(
-    version=1,
+    version=2,
     inputs={
         "samples": Input(requires=["image", "label"], also=[MOSAIC_GRID]),
         "teacher": Input(kind="model"),
@@ -88,12 +93,14 @@ def setup(inputs: Mapping[str, Table], params: TeacherParams, work: Work) -> Tea
     setup=setup,
     keeps_rows=True,
     random=True,
+    peers=lambda params: bool(params.views.as_policy().mixing),
 )
 def teacher(batch: pa.RecordBatch, params: TeacherParams, state: Teacher, draw: Draw) -> Rows:
     """Draw views of each sample, and store them as numbers with the teacher's soft label for each.
 
     The label of a view is the mean of the members' softmaxes on the replayed pixels, as in Dataset
-    Reinforcement (Faghri et al. 2023, arXiv 2303.08983). Views of one row depend on that row only.
+    Reinforcement (Faghri et al. 2023, arXiv 2303.08983). Views of one row depend on that row only; where they
+    mix, also on the ids of the others, and the label is the teacher's answer to the mixed pixels.
 
     Args:
         batch: B rows with `sample_id`, `image`.
@@ -120,8 +127,13 @@ def _label_views(batch: pa.RecordBatch, params: TeacherParams, state: Teacher, d
     """The views of a few samples, one sample after another: the fields of VIEW_TYPE and `soft_label`."""
     ids, count = batch["sample_id"].to_pylist(), params.views.count
     decoded = [_decode(sample_id, image, state) for sample_id, image in zip(ids, batch["image"], strict=True)]
-    views = draw_of("reinforce.teacher", batch, [pixels_CHW.shape[1:] for pixels_CHW in decoded], params.views, draw).values
-    pixels = replay([pixels_CHW for pixels_CHW in decoded for _ in range(count)], views, view_contract(params.views.as_policy()))
+    views = draw_of("reinforce.teacher", batch, [pixels_CHW.shape[1:] for pixels_CHW in decoded], params.views, draw, state.peers).values
+    contract = view_contract(params.views.as_policy())
+    partners = None
+    if state.peers is not None and state.table is not None:
+        fetch = drawn_partners(state.table, state.peers, params.views, draw, lambda sample_id, image: _decode(sample_id, image, state))
+        partners = mixed_in([sample_id for sample_id in ids for _ in range(count)], views, contract, fetch)
+    pixels = replay([pixels_CHW for pixels_CHW in decoded for _ in range(count)], views, contract, partners)
     probs = _probs(state, pixels, params)
     wrong = np.flatnonzero(~np.isfinite(probs).all(axis=1))
     if len(wrong):

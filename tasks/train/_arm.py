@@ -11,6 +11,7 @@ import pyarrow as pa
 from stillroom.errors import InputError
 from stillroom.images import ImageFault, decode_batch, resize
 from stillroom.operators import Draw, Table
+from stillroom.partners import Partners, mixed_in
 from stillroom.scratch import memory_map
 from stillroom.soft_labels import decode
 from stillroom.views import check_contract, label_of, replay
@@ -81,12 +82,15 @@ def load_stored(samples: Table, scratch: Path, side_px: int | None, channels: Li
     starts_N, structs = column.offsets.to_numpy()[:-1], column.values
     views = min(epochs, int(counts_N.max()))
     pixels_VNCSS: np.ndarray | None = None
+    partners = Partners(samples, channels=channels)
     row = 0
-    for batch in samples.scan(["image"], batch_size=READ_ROWS):
-        images = _decoded(batch.column(0), row, channels)
+    for batch in samples.scan(["sample_id", "image"], batch_size=READ_ROWS):
+        images, ids = _decoded(batch["image"], row, channels), batch["sample_id"].to_pylist()
         rows = slice(row, row + len(images))
         for view in range(views):
-            seen_BCSS = _squared(replay(images, structs.take(_at(view, starts_N[rows], counts_N[rows])), contract), row, side_px)
+            shown = structs.take(_at(view, starts_N[rows], counts_N[rows]))
+            seen_BCHW = replay(images, shown, contract, mixed_in(ids, shown, contract, partners.fetch))
+            seen_BCSS = _squared(seen_BCHW, row, side_px)
             if pixels_VNCSS is None:
                 pixels_VNCSS = memory_map(scratch / "views", (views, samples.rows, *seen_BCSS.shape[1:]), np.uint8)
             pixels_VNCSS[view, rows] = seen_BCSS

@@ -208,7 +208,7 @@ def nearest(starts_B, sizes_B, side):
     [
         ("_taps", nearest),
         ("_between", lambda first, second, fraction: first << 11),
-        ("_cosine_sine", lambda angle: (np.cos(angle / 5729.0), np.sin(angle / 5729.0))),
+        ("cosine_sine", lambda angle: (np.cos(angle / 5729.0), np.sin(angle / 5729.0))),
     ],
 )
 def test_another_kernel_fails_the_probe(put_kernel, name, kernel):

@@ -163,7 +163,7 @@ def test_an_answer_that_is_no_number_is_refused():
     [
         ({"policy": ["identity"]}, "would all be the same"),
         ({"policy": ["crop", "crop"]}, "each once"),
-        ({"policy": ["rotate"]}, "Input should be 'identity', 'crop', 'flip' or 'affine'"),
+        ({"policy": ["rotate"]}, "Input should be 'identity', 'crop', 'flip', 'affine'"),
         ({"crop_scale": [0.9, 0.5]}, "crop_scale must be"),
         ({"counts": 3}, "Extra inputs are not permitted"),
         ({"side_px": 9000}, "side_px must be between 1 and 8192"),
