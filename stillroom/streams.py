@@ -40,6 +40,7 @@ __all__ = ["Source", "SplitSource", "Stream", "Topology", "share_of"]
 # What one take reads: enough for an object store's latency, little enough to hold three of them.
 WINDOW_BYTES, WINDOW_ROWS = 32 << 20, 4096
 PRELOAD = ["torch", "stillroom.streams"]
+OWN = {"image", "label", "soft_label", "sample_id", "weight", "epoch", "position"}
 Batch = dict[str, Any]
 T = TypeVar("T")
 
@@ -111,6 +112,8 @@ class SplitSource:
             raise InputError("stream", f"views_per_sample={views_per_sample}, per_group={per_group}", "both are at least 1")
         if views_per_sample > 1 and not viewer.look.views:
             raise InputError("stream", f"views_per_sample={views_per_sample} without views", "pass views='stored'")
+        if own := sorted(set(columns) & OWN):
+            raise InputError("stream", f"columns={own}: a batch has them anyway", "leave them out; weights=COLUMN gives `weight`")
         self.viewer, self.rows, self.seed, self.shuffle, self.unit = viewer, rows, seed, shuffle, views_per_sample
         self.group, self.per_group, self.columns, self.weights = group, per_group, tuple(columns), weights
         told = [digest, rows, seed, str(shuffle), group or "", per_group if group else 1, views_per_sample]
