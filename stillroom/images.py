@@ -242,7 +242,8 @@ def _plain_png(data: bytes, max_pixels: int) -> np.ndarray | None:
         image = Image.frombytes(mode, (width, height), b"".join(parts), "zip", mode, 0)
     except (ValueError, OSError):
         return None
-    return np.array(image).reshape(height, width, len(mode))
+    # A bytearray, because who gets pixels may write to them.
+    return np.frombuffer(bytearray(image.tobytes()), np.uint8).reshape(height, width, len(mode))
 
 
 def _open(data: bytes, max_pixels: int) -> tuple[ImageFile.ImageFile, ImageFacts]:

@@ -17,6 +17,7 @@ from collections.abc import Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
+from multiprocessing import forkserver
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
@@ -314,12 +315,16 @@ class Stream(IterableDataset[Batch]):
             worker._passes, worker._owned, worker._at = Passes(), True, None
             context = multiprocessing.get_context("forkserver")
             context.set_forkserver_preload(PRELOAD)
+            # Before there are workers: their sockets are then in this process's temporary folder, which goes even if they are killed.
+            forkserver.ensure_running()
             self._loader = DataLoader(worker, batch_size=None, num_workers=self.num_workers, multiprocessing_context=context, persistent_workers=True)
         self._loader.dataset._passes.announce(going.epoch, going.start)  # type: ignore[attr-defined]
         try:
             yield from self._handed_out(iter(self._loader), going)
-        except Exception:
-            self._loader = None  # a worker may be gone; the next pass starts others
+        except GeneratorExit:
+            raise
+        except BaseException:
+            self._loader = None  # a worker may be gone, of Ctrl-C among others; the next pass starts others
             raise
 
     def _handed_out(self, batches: Iterator[Batch | StillroomError], going: Pass) -> Iterator[Batch]:

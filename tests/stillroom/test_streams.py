@@ -2,6 +2,7 @@
 
 import copy
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -24,10 +25,12 @@ from stillroom.draws import Draw
 from stillroom.errors import InputError, StoreError
 from stillroom.fields import image_field, label_field
 from stillroom.images import encode_png
+from stillroom.mixing import mix
 from stillroom.soft_labels import encode, soft_label_type
-from stillroom.streams import Stream, Topology, share_of, stream
+from stillroom.streams import PRELOAD, Stream, Topology, share_of, stream
 from stillroom.tables import MemoryTable
 from stillroom.views import ViewPolicy, draw_views, view_contract, views_field
+from tests.waiting import wait_for
 
 ROWS, VIEWS, CLASSES, SEED = 103, 3, 3, 5
 PIXELS = np.random.default_rng(0).integers(0, 256, (ROWS, 1, 6, 6), dtype=np.uint8)
@@ -269,7 +272,12 @@ def test_what_is_shown_may_change_on_resume():
     made(table=VIEWED, views="stored", pixels="uint8").load_state_dict(made(table=VIEWED).state_dict())
 
 
-# The same with real processes.
+# The same with real processes, which start from a fork server that has loaded torch once.
+@pytest.fixture(scope="session", autouse=True)
+def _torch_loaded_once() -> None:
+    multiprocessing.get_context("forkserver").set_forkserver_preload(PRELOAD)
+
+
 def test_workers_of_its_own_give_the_same_batches_and_states():
     here, there = made(table=VIEWED, views="stored"), made(table=VIEWED, views="stored", num_workers=2)
     for _ in range(2):
@@ -358,26 +366,35 @@ if __name__ == "__main__":
     images = pa.array([b"P5 1 1 255 x"] * 100, pa.binary())
     table = MemoryTable(pa.table({"sample_id": [str(row) for row in range(100)], "image": images, "label": [0] * 100}))
     batches = stream(table, batch_size=8, num_workers=int(sys.argv[1]))
-    while True:
-        for batch in batches:
-            print("going", flush=True)
+    for again in (True, True, False):
+        try:
+            while True:
+                for batch in batches:
+                    print("going", flush=True)
+        except KeyboardInterrupt:
+            if not again:
+                raise
+            print("stopped", flush=True)
 """
 
 
 @pytest.mark.parametrize("workers", ["0", "2"])
-def test_after_an_interrupt_nothing_is_left_and_it_starts_again(tmp_path, workers):
+def test_after_an_interrupt_it_starts_again_and_nothing_is_left(tmp_path, workers):
     (tmp_path / "train.py").write_text(INTERRUPTED)
     (tmp_path / "tmp").mkdir()
     environment = os.environ | {"TMPDIR": str(tmp_path / "tmp"), "PYTHONPATH": str(Path(__file__).parents[2])}
     segments = set(os.listdir("/dev/shm"))
-    for _ in range(2):
-        started = [sys.executable, tmp_path / "train.py", workers]
-        child = subprocess.Popen(started, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
-        assert child.stdout.readline() == "going\n"
+    started = [sys.executable, tmp_path / "train.py", workers]
+    child = subprocess.Popen(started, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    for again in (True, True, False):
+        while child.stdout.readline() != "going\n":
+            assert child.poll() is None
         os.killpg(child.pid, signal.SIGINT)  # as a terminal's Ctrl-C: to all of them
-        told = child.communicate(timeout=60)[1]
-        assert "KeyboardInterrupt" in told and "leaked" not in told
-        wait_until(lambda group=child.pid: is_gone(group), "its processes end")
+        while again and child.stdout.readline() != "stopped\n":
+            assert child.poll() is None
+    told = child.communicate(timeout=60)[1]
+    assert "KeyboardInterrupt" in told and "leaked" not in told
+    wait_for(lambda: is_gone(child.pid), seconds=20)
     assert list((tmp_path / "tmp").iterdir()) == [] and {name for name in os.listdir("/dev/shm") if name.startswith("torch_")} <= segments
 
 
@@ -467,3 +484,37 @@ def test_a_broken_image_is_told_with_its_sample():
     broken = MemoryTable(split(4).table.set_column(1, image_field(), pa.array([b"no image"] * 4, pa.binary())))
     with pytest.raises(StoreError, match="sample 's.': not an image.*`stillroom verify`"):
         next(iter(made(4, table=broken)))
+
+
+def test_a_mixed_stream_has_its_parts_by_weight_and_no_row_twice_before_all():
+    few = split(10)
+    renamed = MemoryTable(few.table.set_column(0, "sample_id", pa.array([f"t{row}" for row in range(10)])))
+    mixed = mix([(made(10), 0.7), (made(10, table=renamed, seed=1), 0.3)], epoch_samples=100)
+    shown = epochs(mixed, 10)
+    assert len(mixed) == 10 and sum(name.startswith("t") for name in shown) == 300
+    assert [name for name in shown if name.startswith("s")] == epochs(made(), 7)[:700]  # its own epochs, one after the other
+    assert [name for name in shown if name.startswith("t")] == epochs(made(table=renamed, seed=1), 30)
+    state = made(10).state_dict() | {"epoch": 3, "position": 37, "seed": 0, "digest": mixed.state_dict()["digest"]}
+    for how in ({"batch_size": 20}, {"batch_size": 7, "num_workers": 2}):
+        resumed = mix([(made(10), 0.7), (made(10, table=renamed, seed=1), 0.3)], epoch_samples=100, **how)
+        resumed.load_state_dict(state)
+        assert epochs(resumed, 2) == shown[337:500]
+
+
+def test_ranks_share_a_mixed_batch():
+    streams = [(made(8, table=VIEWED, views="stored"), 2), (made(8), 1)]
+    whole = [ids([batch]) for batch in mix(streams)]
+    parts = [list(mix(streams, rank=rank, world_size=2)) for rank in range(2)]
+    assert [ids(step) for step in zip(*parts, strict=True)] == whole
+    assert "soft_label" not in parts[0][0]  # not all of them have it
+
+
+def test_what_can_not_be_mixed_is_told():
+    with pytest.raises(InputError, match="there is no stream"):
+        mix([])
+    with pytest.raises(InputError, match=r"weights \[1, -1\]; each is a number above 0"):
+        mix([(made(), 1), (made(), -1)])
+    with pytest.raises(InputError, match="less than a thousandth"):
+        mix([(made(), 1), (made(), 1e-6)])
+    with pytest.raises(InputError, match=r"'image' differs from stream to stream: torch.float32 \[1, 5, 5\] and torch.float32 \[1, 6, 6\]; give all"):
+        next(iter(mix([(made(), 1), (made(side_px=5), 1)])))
