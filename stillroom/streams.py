@@ -12,6 +12,7 @@ is learnt at which step depends on seed and epoch alone, and a state is a positi
 import copy
 import multiprocessing
 import os
+import signal
 from collections import deque
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -41,7 +42,7 @@ __all__ = ["Source", "SplitSource", "Stream", "Topology", "share_of"]
 # What one take reads: enough for an object store's latency, little enough to hold three of them.
 WINDOW_BYTES, WINDOW_ROWS = 32 << 20, 4096
 PRELOAD = ["torch", "stillroom.streams"]
-OWN = {"image", "label", "soft_label", "sample_id", "weight", "epoch", "position"}
+OWN = {"image", "label", "soft_label", "sample_id", "weight", "epoch", "position", "samples"}
 Batch = dict[str, Any]
 T = TypeVar("T")
 
@@ -317,14 +318,17 @@ class Stream(IterableDataset[Batch]):
             context.set_forkserver_preload(PRELOAD)
             # Before there are workers: their sockets are then in this process's temporary folder, which goes even if they are killed.
             forkserver.ensure_running()
-            self._loader = DataLoader(worker, batch_size=None, num_workers=self.num_workers, multiprocessing_context=context, persistent_workers=True)
+            how: dict[str, Any] = {"multiprocessing_context": context, "persistent_workers": True, "worker_init_fn": _leave_interrupts_to_the_parent}
+            self._loader = DataLoader(worker, batch_size=None, num_workers=self.num_workers, **how)
         self._loader.dataset._passes.announce(going.epoch, going.start)  # type: ignore[attr-defined]
         try:
             yield from self._handed_out(iter(self._loader), going)
         except GeneratorExit:
             raise
         except BaseException:
-            self._loader = None  # a worker may be gone, of Ctrl-C among others; the next pass starts others
+            # A worker may be gone. What holds on to the exception would keep the others; the next pass starts new ones.
+            loader, self._loader = self._loader, None
+            loader._iterator._shutdown_workers()  # type: ignore[union-attr]
             raise
 
     def _handed_out(self, batches: Iterator[Batch | StillroomError], going: Pass) -> Iterator[Batch]:
@@ -366,7 +370,7 @@ class Stream(IterableDataset[Batch]):
                 batch = read.batch(start, start + len(step.positions))
                 start += len(step.positions)
                 batch["weight"] = batch["weight"] * torch.from_numpy(step.real)
-                yield batch | {"epoch": going.epoch, "position": step.position}
+                yield batch | {"epoch": going.epoch, "position": step.position, "samples": step.samples}
 
     def _windows(self, steps: Iterator["_Step"]) -> Generator[tuple[list["_Step"], Read], None, None]:
         """Several batches' rows in one read: the first alone, then as many as its size allows."""
@@ -389,7 +393,7 @@ class Stream(IterableDataset[Batch]):
             end = min(start + size, stop)
             if end - start == size or not self.drop_last:
                 positions, real = share_of(start, end, Topology(rank, world_size), unit)
-                yield _Step(going.epoch, positions, real, end)
+                yield _Step(going.epoch, positions, real, end, end - start)
 
     def _share(self) -> tuple[int, int]:
         """The size of a global batch, and of this rank's share of it."""
@@ -414,12 +418,13 @@ class Stream(IterableDataset[Batch]):
 
 
 class _Step(NamedTuple):
-    """A rank's share of one global batch, and where the batch ends."""
+    """A rank's share of one global batch, where the batch ends, and how many real rows all ranks have of it."""
 
     epoch: int
     positions: np.ndarray
     real: np.ndarray
     position: int
+    samples: int
 
 
 def topology(rank: int | None = None, world_size: int | None = None) -> Topology:
@@ -468,6 +473,11 @@ def _ahead(items: Generator[T, None, None], depth: int) -> Iterator[T]:
     finally:
         pool.shutdown(cancel_futures=True)
         items.close()
+
+
+def _leave_interrupts_to_the_parent(worker: int) -> None:
+    """Ctrl-C in a terminal goes to all processes: the parent hears it, and ends its workers."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _images(shown: Shown, look: Look) -> torch.Tensor:

@@ -48,7 +48,7 @@ def weighted_mean(values_B: Tensor, weight_B: Tensor | None = None) -> Tensor:
     return (values_B * weight_B).sum() / weight_B.sum().clamp(min=torch.finfo(weight_B.dtype).tiny)
 
 
-def batch_loss(logits_BK: Tensor, batch: Mapping[str, Any], *, temperature: float = 1.0, hard: float = 0.0) -> Tensor:
+def batch_loss(logits_BK: Tensor, batch: Mapping[str, Any], *, temperature: float = 1.0, hard: float = 0.0, world_size: int = 1) -> Tensor:
     """The loss of a stream's batch: soft labels where it has them, else labels, rows by their weight.
 
     Args:
@@ -56,12 +56,13 @@ def batch_loss(logits_BK: Tensor, batch: Mapping[str, Any], *, temperature: floa
         batch: on the logits' device.
         temperature: of the soft labels.
         hard: how much of the loss hard labels are, 0 to 1, beside soft ones.
+        world_size: of ranks whose gradients are averaged. Their mean is then that of the global batch, a share with padding or not.
     """
-    on_labels = hard_cross_entropy(logits_BK, batch["label"], batch["weight"])
-    if "soft_label" not in batch:
-        return on_labels
-    on_soft = soft_cross_entropy(logits_BK, batch["soft_label"], batch["weight"], temperature=temperature)
-    return hard * on_labels + (1 - hard) * on_soft if hard else on_soft
+    loss = on_labels = hard_cross_entropy(logits_BK, batch["label"], batch["weight"])
+    if "soft_label" in batch:
+        on_soft = soft_cross_entropy(logits_BK, batch["soft_label"], batch["weight"], temperature=temperature)
+        loss = hard * on_labels + (1 - hard) * on_soft if hard else on_soft
+    return loss if world_size == 1 else loss * batch["weight"].sum() * world_size / batch["samples"]
 
 
 def fit(

@@ -387,8 +387,8 @@ def test_after_an_interrupt_it_starts_again_and_nothing_is_left(tmp_path, worker
     started = [sys.executable, tmp_path / "train.py", workers]
     child = subprocess.Popen(started, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
     for again in (True, True, False):
-        while child.stdout.readline() != "going\n":
-            assert child.poll() is None
+        for _ in range(4):  # until each worker has begun
+            assert child.stdout.readline() == "going\n", child.stderr.read()
         os.killpg(child.pid, signal.SIGINT)  # as a terminal's Ctrl-C: to all of them
         while again and child.stdout.readline() != "stopped\n":
             assert child.poll() is None
