@@ -248,9 +248,15 @@ class Stream(IterableDataset[Batch]):
         return self._whole(at.epoch, at.position)[0]
 
     def set_epoch(self, epoch: int) -> None:
-        """Make the next pass this epoch, from its beginning; workers hear of it, whoever's they are."""
-        self._passes.announce(epoch)
+        """Make the next pass this epoch; workers hear of it, whoever's they are. Where a state was loaded, that very epoch goes on at its position."""
+        if self._passes.next().epoch != epoch:
+            self._passes.announce(epoch)
         self._at = None
+
+    @property
+    def sampler(self) -> "Stream":
+        """Itself: Lightning tells the epoch to a loader's sampler, and nothing else to a run that goes on after an epoch's end."""
+        return self
 
     def state_dict(self) -> dict[str, Any]:
         """Where the last batch that was handed out ends: a few numbers.

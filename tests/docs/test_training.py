@@ -19,7 +19,7 @@ TRAINING, DISTRIBUTED = DOCS / "guides" / "training.md", DOCS / "guides" / "dist
 # As torchrun does: a process for each rank. These are forked once torch is loaded, which a process of its own takes seconds for.
 RANKS = """
 import os, runpy, sys
-import torch, torch.distributed, torch.nn.parallel
+import torch, torch._dynamo, torch.distributed, torch.nn.parallel
 import stillroom.train
 
 for port, ranks, *arguments in [words.split() for words in sys.argv[2:]]:
@@ -77,8 +77,9 @@ def test_the_loop_with_a_checkpoint_goes_on(trained, tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore")  # Lightning's own
-def test_the_module_for_lightning_trains_and_its_checkpoint_goes_on_in_an_epoch(trained, tmp_path):
+def test_the_module_for_lightning_trains_and_its_checkpoint_goes_on_in_an_epoch_and_after_one(trained, tmp_path):
     import pytorch_lightning as lightning
+    from pytorch_lightning.callbacks import ModelCheckpoint
 
     names = trained(2)
     assert names["trainer"].global_step == 2 * 4 and names["stream"].epoch == 2
@@ -89,16 +90,19 @@ def test_the_module_for_lightning_trains_and_its_checkpoint_goes_on_in_an_epoch(
             seen.append((batch["epoch"], batch["position"]))
             return super().training_step(batch)
 
-    def fit(steps: int, **how) -> lightning.Trainer:
-        trainer = lightning.Trainer(max_steps=steps, max_epochs=9, accelerator="cpu", logger=False, enable_progress_bar=False, enable_checkpointing=False)
-        trainer.fit(Watched(), stillroom.open("digits").stream("train", batch_size=32, views="stored"), **how)
-        return trainer
-
-    for steps in (4, 6):  # at the end of an epoch, and in the middle of one
+    def fit(epochs: int, ckpt_path=None) -> list[tuple[int, int]]:
         seen.clear()
-        fit(steps).save_checkpoint(tmp_path / "run.ckpt")
-        fit(10, ckpt_path=tmp_path / "run.ckpt")
-        assert seen == [(step // 4, min(32 * (step % 4 + 1), 103)) for step in range(10)]
+        keep = ModelCheckpoint(tmp_path, filename="{epoch}-{step}", every_n_train_steps=6, save_on_train_epoch_end=False, save_top_k=-1)
+        at_end = ModelCheckpoint(tmp_path, filename="end-{epoch}", save_top_k=-1)
+        quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+        trainer = lightning.Trainer(max_epochs=epochs, accelerator="cpu", callbacks=[keep, at_end], **quiet)
+        trainer.fit(Watched(), stillroom.open("digits").stream("train", batch_size=32, views="stored"), ckpt_path=ckpt_path)
+        return list(seen)
+
+    whole = fit(3)
+    assert whole == [(step // 4, min(32 * (step % 4 + 1), 103)) for step in range(12)]
+    assert fit(3, tmp_path / "epoch=1-step=6.ckpt") == whole[6:]
+    assert fit(3, tmp_path / "end-epoch=0.ckpt") == whole[4:]
 
 
 def test_the_loop_for_timm_trains(trained):

@@ -260,6 +260,14 @@ def test_a_loop_that_breaks_off_goes_on_with_the_next_epoch():
     assert ids(batches) == EXPECTED[:ROWS]
 
 
+def test_set_epoch_leaves_the_place_of_a_state_in_that_epoch():
+    batches = made()
+    for epoch, expected in ((1, EXPECTED[ROWS + 48 : 2 * ROWS]), (2, EXPECTED[2 * ROWS :])):
+        batches.load_state_dict(made().state_dict() | {"epoch": 1, "position": 48})
+        batches.set_epoch(epoch)
+        assert ids(batches) == expected
+
+
 @pytest.mark.parametrize("other", [{"seed": 6}, {"table": split(50)}, {"shuffle": "full"}, {"group": "label", "batch_size": 3}])
 def test_the_state_of_something_else_is_refused_in_one_line(other):
     with pytest.raises(InputError, match="^state: is of seed 5 and digest .*, this stream has seed .*; open the snapshot, split, order and seed"):
