@@ -3,6 +3,7 @@
 import os
 import re
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import pyarrow as pa
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     import polars as pl
 
     from stillroom.datasets import TorchSplit
+    from stillroom.operators import Table
     from stillroom.streams import Stream
 
 __all__ = ["NUMBER", "Snapshot", "default_store", "list_snapshots", "manifest_of", "numbered", "open", "promoted", "withdrawn"]
@@ -168,6 +170,8 @@ class Snapshot:
         views_per_sample: int = 1,
         columns: Sequence[str] = (),
         weights: str | None = None,
+        cache_bytes: int | None = None,
+        cache: str | Path | None = None,
         **how: Any,
     ) -> "Stream":
         """Ready batches in an order that seed and epoch decide, sharded by rank and worker, resumable at any step.
@@ -185,17 +189,26 @@ class Snapshot:
             views_per_sample: how many views of a sample stand beside one another, each counting as a row of the batch.
             columns: further columns of a batch: tensors of numbers, lists of anything else.
             weights: a column that `weight` gives; without one it is 1, and 0 for rows that only fill a batch up.
+            cache_bytes: about how many bytes of a bucket's rows are kept on the local disk, shared by all processes; None is 4 GiB, 0 keeps
+                none. A store that is a folder has no cache.
+            cache: the folder for them; None is `cache` below `STILLROOM_HOME`, which is `~/.stillroom` unless set.
             how: what `stillroom.streams.Stream` takes: micro_batches, drop_last, rank, world_size, num_workers.
 
         Raises:
             InputError: arguments that exclude each other; a batch size that ranks can't share.
         """
+        from stillroom.cached import CACHE_BYTES, CachedTable, cache_folder
         from stillroom.streams import stream
 
+        table: Table = self.table(split)
+        digest = f"{self.manifest['digest']} {split}"
+        limit_bytes = CACHE_BYTES if cache_bytes is None else cache_bytes
+        if self.store.local is None and limit_bytes > 0:
+            table = CachedTable(self.table(split), digest, Path(cache) if cache else cache_folder(), limit_bytes)
         return stream(
-            self.table(split),
+            table,
             rows=self.splits[split],
-            digest=f"{self.manifest['digest']} {split}",
+            digest=digest,
             batch_size=batch_size,
             seed=seed,
             views=views,
