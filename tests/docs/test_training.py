@@ -106,7 +106,7 @@ def test_the_module_for_lightning_trains_and_its_checkpoint_goes_on_in_an_epoch_
 
 
 def test_the_loop_for_timm_trains(trained):
-    assert np.isfinite(float(trained(3)["loss"]))
+    assert np.isfinite(trained(3)["loss"].item())
 
 
 def test_accelerate_leaves_a_stream_as_it_is(digits):
