@@ -7,14 +7,16 @@ from importlib import import_module
 from importlib.metadata import entry_points
 from typing import Any
 
-__all__ = ["Snapshot", "StillroomError", "apply", "build", "open", "table"]
+__all__ = ["Snapshot", "StillroomError", "apply", "build", "mix", "open", "table", "train"]
 
-_HOMES = {"Snapshot": "stillroom.snapshots", "open": "stillroom.snapshots", "StillroomError": "stillroom.errors"}
+_HOMES = {"Snapshot": "stillroom.snapshots", "open": "stillroom.snapshots", "StillroomError": "stillroom.errors", "mix": "stillroom.mixing"}
 
 
 def __getattr__(name: str) -> Any:
     if name in _HOMES:
         return getattr(import_module(_HOMES[name]), name)
+    if name == "train":
+        return import_module("stillroom.train")
     if name in __all__:
         # What needs the upper rooms is registered by them: nothing here imports upwards.
         (entry,) = entry_points(group="stillroom.api", name=name)

@@ -5,34 +5,24 @@ never on workers, batch size or what was read before. An epoch travels to the wo
 indices that the loader's sampler gives out, because workers that persist don't see `set_epoch`.
 """
 
-import json
-import math
 import multiprocessing
-import os
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-import pyarrow as pa
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from stillroom.draws import Draw
-from stillroom.errors import InputError, StoreError
-from stillroom.images import decode_batch
+from stillroom.batches import Look, Viewer
 from stillroom.operators import Table
-from stillroom.soft_labels import decode
-from stillroom.tables import one_array
-from stillroom.views import VIEW_TYPE, check_contract, identity_views, label_of, replay
+from stillroom.order import permutation
 
 __all__ = ["EpochOrder", "Place", "TorchSplit", "loader"]
 
-# B = samples of a batch, C H W = an image, K = classes
+# C H W = an image, K = classes
 
 # Not Lance, which warns whenever a process that has loaded it forks: each worker loads it itself.
 PRELOAD = ["torch", "stillroom.datasets"]
-# The process that first read any split. Lance's threads don't survive a fork, and its locks may not.
-_read_in: int | None = None
 
 
 class Place(NamedTuple):
@@ -79,15 +69,9 @@ class TorchSplit(Dataset[dict[str, Any]]):
         pixels: str = "float",
         channels: int | None = None,
     ) -> None:
-        if views not in ("stored", None) or pixels not in ("float", "uint8", "normalised"):
-            raise InputError("TorchSplit", f"views={views!r}, pixels={pixels!r}", "views is 'stored' or None, pixels 'float', 'uint8' or 'normalised'")
-        if views and pixels == "normalised":
-            raise InputError("TorchSplit", "views='stored' goes by images of 8 bits, pixels='normalised' has none", "pass one of the two")
-        self.table, self.views, self.seed, self.pixels, self.channels = table, views, seed, pixels, channels
+        self.table, self.seed = table, seed
+        self.viewer = Viewer(table, Look(views=views, seed=seed, pixels=pixels, channels=channels))
         self.epoch = 0
-        self._contract: dict[str, Any] | None = None
-        self._checked = False
-        self._told: dict[str, Any] | None = None
 
     def __len__(self) -> int:
         return self.table.rows
@@ -95,11 +79,7 @@ class TorchSplit(Dataset[dict[str, Any]]):
     @property
     def training(self) -> dict[str, Any] | None:
         """How nets are to be trained on a distilled set: mean, std, learning_rate, augment, labels, net; None of any other."""
-        if "training" not in self.table.schema.names:
-            return None
-        _note_read()
-        told = (value for batch in self.table.scan(["training"]) for value in batch.column(0).drop_null().to_pylist())
-        return json.loads(next(told, "null"))
+        return self.viewer.training
 
     def __getitem__(self, place: int | Place) -> dict[str, Any]:
         row = place.row if isinstance(place, Place) else place
@@ -109,89 +89,25 @@ class TorchSplit(Dataset[dict[str, Any]]):
 
     def __getitems__(self, places: Sequence[int | Place]) -> list[dict[str, Any]]:
         """Several samples at once, as DataLoader asks for them; a bare row is shown as of `set_epoch`."""
-        _note_read()
-        contract = self._ready()
         asked = [place if isinstance(place, Place) else Place(self.epoch, int(place)) for place in places]
-        shown = "pixels" if self.pixels == "normalised" else "image"
-        learnt = ["soft_label"] if not contract and "soft_label" in self.table.schema.names else []
-        table = self.table.take([place.row for place in asked], ["sample_id", shown, "label", *(["views"] if contract else learnt)])
-        sample_ids, labels = table["sample_id"].to_pylist(), torch.tensor(table["label"].to_pylist(), dtype=torch.int64)
-        soft_labels = _learnt(one_array(table["soft_label"]), labels) if learnt else None
-        if shown == "pixels":
-            return _items(list(self._normalised(one_array(table["pixels"]))), labels, sample_ids, soft_labels)
-        images = [decode_batch([image], channels=self.channels)[0] for image in table["image"].to_pylist()]
-        if contract:
-            images, soft_labels = self._viewed(images, one_array(table["views"]), sample_ids, labels.numpy(), asked, contract)
-        return _items([self._tensor(image) for image in images], labels, sample_ids, soft_labels)
+        taken = self.viewer.take([place.row for place in asked])
+        shown = self.viewer.show(taken, np.array([place.epoch for place in asked], np.int64))
+        parts = {
+            "image": [self._tensor(image) for image in shown.images],
+            "label": torch.from_numpy(shown.labels_B),
+            "sample_id": shown.sample_ids,
+        }
+        if shown.soft_labels_BK is not None:
+            parts["soft_label"] = torch.from_numpy(shown.soft_labels_BK)
+        return [dict(zip(parts, values, strict=True)) for values in zip(*parts.values(), strict=True)]
 
     def set_epoch(self, epoch: int) -> None:
         """Show the views of this epoch from now on. A loader's batches carry their own: see `EpochOrder`."""
         self.epoch = epoch
 
-    def _ready(self) -> dict[str, Any] | None:
-        """The contract of the stored views, checked at the first read; None for plain images."""
-        if not self._checked:
-            if self.views and "views" not in self.table.schema.names:
-                raise StoreError("views", "are not in this split", "pass views=None for plain images, or build it with reinforce.teacher or reinforce.views")
-            if self.pixels == "normalised" and not {"pixels", "training"} <= set(self.table.schema.names):
-                raise StoreError("pixels", "are not in this split", "pass pixels='float'; distill.tesla and distill.dm store them")
-            self._contract = check_contract(self.table.schema.field("views")) if self.views else None
-            self._checked = True
-        return self._contract
-
-    def _viewed(
-        self,
-        images: list[np.ndarray],
-        views: pa.ListArray,
-        sample_ids: list[str],
-        labels_B: np.ndarray,
-        asked: list[Place],
-        contract: dict[str, Any],
-    ) -> tuple[list[np.ndarray], torch.Tensor | None]:
-        """Pixels uint8 [C, side, side] and soft labels float32 [B, K], if there are any, of the view that each of B places asks for."""
-        counts_B = views.value_lengths().fill_null(0).to_numpy()
-        stored, plain = np.flatnonzero(counts_B), np.flatnonzero(counts_B == 0)
-        start = Draw(self.seed, "datasets.view")
-        chosen = [(start.integer(sample_ids[at]) + asked[at].epoch) % int(counts_B[at]) for at in stored]
-        records = views.values.take(pa.array(views.offsets.to_numpy()[stored] + np.array(chosen, np.int64)))
-        drawn = pa.StructArray.from_arrays([records.field(field.name) for field in VIEW_TYPE], fields=list(VIEW_TYPE))
-        whole = identity_views(np.array([images[at].shape[1:] for at in plain], np.int64))
-        in_order = np.argsort(np.concatenate([stored, plain]))
-        pixels_BCHW = replay(images, pa.concat_arrays([drawn, whole]).take(pa.array(in_order)), contract)
-        num_classes = label_of(self.table.schema.field("views")).get("num_classes")
-        if num_classes is None:
-            return list(pixels_BCHW), None
-        probs_BK = np.zeros((len(images), num_classes), np.float32)
-        probs_BK[stored] = decode(records.field("soft_label"), num_classes)
-        probs_BK[plain, labels_B[plain]] = 1
-        return list(pixels_BCHW), torch.from_numpy(probs_BK)
-
-    def _normalised(self, pixels: pa.FixedSizeListArray) -> torch.Tensor:
-        """A vector column as float32 [B, C, S, S]; `training` has a mean for each channel."""
-        if pixels.null_count:
-            raise StoreError("pixels", "are missing in rows of this split", "pass pixels='float', and normalise by the mean and std of `training`")
-        told = self._told = self._told or self.training or {}
-        channels = len(told["mean"])
-        side = math.isqrt(pixels.type.list_size // channels)
-        return torch.from_numpy(pixels.flatten().to_numpy().copy()).view(-1, channels, side, side)
-
     def _tensor(self, pixels_CHW: np.ndarray) -> torch.Tensor:
         image = torch.from_numpy(np.ascontiguousarray(pixels_CHW))
-        return image if self.pixels == "uint8" else image.float() / 255
-
-
-def _learnt(soft_labels: pa.FixedSizeListArray, labels: torch.Tensor) -> torch.Tensor:
-    """Soft labels float32 [B, K]; a row that has none is sure of its label."""
-    probs_BK = torch.nn.functional.one_hot(labels, soft_labels.type.list_size).float()
-    has = soft_labels.is_valid().to_numpy(zero_copy_only=False)
-    probs_BK[torch.from_numpy(has)] = torch.from_numpy(soft_labels.drop_null().flatten().to_numpy().copy()).view(-1, soft_labels.type.list_size)
-    return probs_BK
-
-
-def _items(images: Sequence[torch.Tensor], labels: torch.Tensor, sample_ids: Sequence[str], soft_labels: torch.Tensor | None) -> list[dict[str, Any]]:
-    """A dict for each of B samples."""
-    items = [{"image": image, "label": label, "sample_id": sample_id} for image, label, sample_id in zip(images, labels, sample_ids, strict=True)]
-    return items if soft_labels is None else [item | {"soft_label": soft_label} for item, soft_label in zip(items, soft_labels, strict=True)]
+        return image.float() / 255 if self.viewer.look.pixels == "float" else image
 
 
 def loader(
@@ -228,27 +144,9 @@ class EpochOrder(Sampler[Place]):
 
     def __iter__(self) -> Iterator[Place]:
         epoch, self.epoch = self.epoch, self.epoch + 1
-        return (Place(epoch, row) for row in self._order(epoch).tolist())
+        rows = permutation(self.rows, self.seed, epoch) if self.shuffle else np.arange(self.rows)
+        return (Place(epoch, row) for row in rows.tolist())
 
     def set_epoch(self, epoch: int) -> None:
         """Make the next pass this epoch."""
         self.epoch = epoch
-
-    def _order(self, epoch: int) -> np.ndarray:
-        if not self.shuffle:
-            return np.arange(self.rows)
-        # Sorting raw Philox words: NumPy keeps the words, not what `permutation` makes of them, over its versions.
-        words = Draw(self.seed, "datasets.order").generator("order", epoch).bit_generator.random_raw(self.rows)
-        return np.argsort(words, kind="stable")
-
-
-def _note_read() -> None:
-    """Remember which process reads, and refuse a child that was forked from it."""
-    global _read_in
-    if _read_in not in (None, os.getpid()):
-        raise StoreError(
-            "split",
-            "was read before this process was forked, and Lance isn't fork-safe",
-            "use `snapshot.loader(…)`, or DataLoader(multiprocessing_context='forkserver')",
-        )
-    _read_in = os.getpid()

@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
+from stillroom import images
 from stillroom.errors import InputError
 from stillroom.images import ImageFault, as_stored, decode, decode_batch, encode_png, probe, resize
 
@@ -256,3 +257,22 @@ def test_png_gives_back_what_went_in(height, width, channels, seed):
 def test_png_refuses_other_arrays(wrong):
     with pytest.raises(ValueError, match=r"uint8 \[H, W, 1 or 3\] expected"):
         encode_png(wrong)
+
+
+@given(st.integers(1, 9), st.integers(1, 9), st.sampled_from([1, 3]), st.integers(0, 99), st.data())
+def test_the_short_way_to_a_plain_png_gives_what_pillows_reader_gives(height, width, channels, seed, data):
+    png = bytearray(encode_png(np.random.default_rng(seed).integers(0, 256, (height, width, channels), np.uint8)))
+    if data.draw(st.booleans(), "damaged"):
+        png[data.draw(st.integers(8, len(png) - 1))] ^= data.draw(st.integers(1, 255))
+        png = png[: data.draw(st.integers(9, len(png)))]
+    found = []
+    for reader in (decode, lambda raw: images._read(raw, images.MAX_PIXELS, "reject")[0]):
+        try:
+            found.append(reader(bytes(png)).tolist())
+        except ImageFault as fault:
+            found.append(str(fault))
+    assert found[0] == found[1]
+
+
+def test_pixels_may_be_written_to():
+    decode(encode_png(np.zeros((2, 2, 1), np.uint8)))[0] = 1

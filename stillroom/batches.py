@@ -1,0 +1,250 @@
+"""What turns rows of a split into what a trainer sees: pixels, labels, soft labels of the views chosen.
+
+The one place where that happens: `TorchSplit` shows a few rows at a time with it, a stream whole batches.
+"""
+
+import json
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+
+from stillroom.draws import Draw
+from stillroom.errors import InputError, StoreError
+from stillroom.images import ImageFault, decode, resize, with_channels
+from stillroom.operators import Table
+from stillroom.soft_labels import decode as decode_labels
+from stillroom.tables import one_array
+from stillroom.views import VIEW_TYPE, check_contract, identity_views, label_of, replay
+
+__all__ = ["PIXELS_COLUMN", "SHAPE", "Look", "Shown", "Viewer", "note_read"]
+
+# R = rows read, B = what a batch shows of them, C H W = an image, K = classes, S = those that have stored views
+
+# Decoded images, uint8 [C, H, W], with their shape in the field's metadata: read in place of `image` where a split has them.
+PIXELS_COLUMN, SHAPE = "image_pixels", b"stillroom.shape"
+# The process that first read any split. Lance's threads don't survive a fork, and its locks may not.
+_read_in: int | None = None
+
+
+@dataclass(frozen=True)
+class Look:
+    """How rows are shown.
+
+    Args:
+        views: "stored" shows stored views with their soft labels, None plain images.
+        seed: of the views.
+        pixels: "float" (0 to 1), "uint8", or of a distilled set "normalised".
+        channels: 1 or 3, where pictures differ in it; None as they are.
+        side_px: plain images are resized to this side; None as they are.
+        image: the column of images; None takes decoded ones (`image_pixels`) where there are any, else `image`.
+
+    Raises:
+        InputError: none of these words; two that exclude each other.
+    """
+
+    views: str | None = None
+    seed: int = 0
+    pixels: str = "float"
+    channels: int | None = None
+    side_px: int | None = None
+    image: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.views not in ("stored", None) or self.pixels not in ("float", "uint8", "normalised"):
+            raise InputError("split", f"views={self.views!r}, pixels={self.pixels!r}", "views is 'stored' or None, pixels 'float', 'uint8' or 'normalised'")
+        if self.views and self.pixels == "normalised":
+            raise InputError("split", "views='stored' goes by images of 8 bits, pixels='normalised' has none", "pass one of the two")
+        if self.channels not in (1, 3, None):
+            raise InputError("split", f"channels={self.channels!r}", "channels is 1, 3 or None")
+        if self.side_px is not None and (self.views or self.pixels == "normalised"):
+            raise InputError("split", "side_px is for plain images: views and normalised pixels have the side that they were made with", "leave it out")
+
+
+class Shown(NamedTuple):
+    """What B rows show: images, one array where all are alike in shape, labels int64 [B], ids, soft labels float32 [B, K] where there are any."""
+
+    images: np.ndarray | list[np.ndarray]
+    labels_B: np.ndarray
+    sample_ids: list[str]
+    soft_labels_BK: np.ndarray | None
+
+
+class Viewer:
+    """Reads rows of a table and shows them.
+
+    Args:
+        table: a split of a snapshot, or any table with `sample_id`, `image`, `label`.
+        look: how rows are shown.
+        more: further columns that `take` reads, for whoever calls.
+
+    Raises:
+        StoreError: at the first read: what `look` asks for isn't in this table, or this stillroom replays views otherwise.
+    """
+
+    def __init__(self, table: Table, look: Look, more: Sequence[str] = ()) -> None:
+        self.table, self.look, self.more = table, look, tuple(more)
+        self._checked = False
+        self._contract: dict[str, Any] | None = None
+        self._told: dict[str, Any] | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_checked": False, "_contract": None, "_told": None}
+
+    @property
+    def training(self) -> dict[str, Any] | None:
+        """How nets are to be trained on a distilled set; None of any other."""
+        if "training" not in self.table.schema.names:
+            return None
+        note_read()
+        told = (value for batch in self.table.scan(["training"]) for value in batch.column(0).drop_null().to_pylist())
+        return json.loads(next(told, "null"))
+
+    def take(self, rows: Sequence[int] | np.ndarray) -> pa.Table:
+        """Read what `show` needs of these rows, in the order given."""
+        note_read()
+        self._check()
+        return self.table.take(rows, self._columns())
+
+    def show(self, taken: pa.Table, epochs_R: np.ndarray, each: int = 1) -> Shown:
+        """Show rows that `take` read, each as of its epoch.
+
+        In epoch e a row shows its view (o + e) mod V, V views a row, o by its id and the seed: each once before any
+        comes again, and not all rows their first view at once. A row without stored views comes as it is, with
+        all probability on its label. Views that no teacher labelled have their row's label alone.
+
+        Args:
+            taken: R rows.
+            epochs_R: the epoch of each.
+            each: how many views of a row are shown, one after the other: B = R * each.
+        """
+        sample_ids, images = taken["sample_id"].to_pylist(), None
+        if self.look.pixels != "normalised":
+            images = self._images(taken, sample_ids)
+        turns_B = epochs_R
+        if each > 1:
+            # Decoded once each, before they are repeated.
+            at_B = np.repeat(np.arange(len(sample_ids)), each)
+            images = images[at_B] if isinstance(images, np.ndarray) else images and [images[at] for at in at_B]
+            taken = taken.drop_columns([self._image_column()]).take(pa.array(at_B))
+            sample_ids = [sample_ids[at] for at in at_B]
+            turns_B = (epochs_R[:, None] * each + np.arange(each)).ravel()
+        labels_B = one_array(taken["label"]).to_numpy(zero_copy_only=False).astype(np.int64)
+        soft_labels_BK = _learnt(one_array(taken["soft_label"]), labels_B) if "soft_label" in self._columns() else None
+        if images is None:
+            images = self._normalised(one_array(taken["pixels"]))
+        elif self._contract:
+            images, soft_labels_BK = self._viewed(images, one_array(taken["views"]), sample_ids, labels_B, turns_B)
+        return Shown(images, labels_B, sample_ids, soft_labels_BK)
+
+    def _check(self) -> None:
+        """Once in each process: that the table has what is asked for, and the contract of its views."""
+        if self._checked:
+            return
+        names, look = self.table.schema.names, self.look
+        if look.views and "views" not in names:
+            raise StoreError("views", "are not in this split", "pass views=None for plain images, or build it with reinforce.teacher or reinforce.views")
+        if look.pixels == "normalised" and not {"pixels", "training"} <= set(names):
+            raise StoreError("pixels", "are not in this split", "pass pixels='float'; distill.tesla and distill.dm store them")
+        for name in [*self.more, *([look.image] if look.image else [])]:
+            if name not in names:
+                raise StoreError(f"column '{name}'", "is not in this split", f"it has {', '.join(names)}")
+        self._contract = check_contract(self.table.schema.field("views")) if look.views else None
+        self._checked = True
+
+    def _columns(self) -> list[str]:
+        names = self.table.schema.names
+        shown = "pixels" if self.look.pixels == "normalised" else self._image_column()
+        beside = ["views"] if self._contract else ["soft_label"] if "soft_label" in names else []
+        return list(dict.fromkeys(["sample_id", shown, "label", *beside, *self.more]))
+
+    def _image_column(self) -> str:
+        return self.look.image or (PIXELS_COLUMN if PIXELS_COLUMN in self.table.schema.names else "image")
+
+    def _images(self, taken: pa.Table, sample_ids: list[str]) -> np.ndarray | list[np.ndarray]:
+        """Pixels uint8 [C, H, W] of B rows, one array where all are alike in shape."""
+        look, name = self.look, self._image_column()
+        column = one_array(taken[name])
+        shape = (taken.schema.field(name).metadata or {}).get(SHAPE)
+        if shape is not None:
+            if column.null_count:
+                raise StoreError(f"column '{name}'", "is missing in rows of this split", "pass image='image', and images are decoded")
+            pixels_BCHW = column.flatten().to_numpy().reshape(-1, *json.loads(shape))
+            pixels_BCHW = with_channels(pixels_BCHW, look.channels)
+            return pixels_BCHW if look.side_px is None else resize(pixels_BCHW, look.side_px)
+        images = [_decoded(data, sample_id) for data, sample_id in zip(column.to_pylist(), sample_ids, strict=True)]
+        if look.channels is not None or look.side_px is not None:
+            images = [with_channels(image_CHW[None], look.channels)[0] for image_CHW in images]
+            images = images if look.side_px is None else [resize(image_CHW[None], look.side_px)[0] for image_CHW in images]
+        return np.stack(images) if len({image_CHW.shape for image_CHW in images}) == 1 else images
+
+    def _viewed(
+        self, images: np.ndarray | list[np.ndarray], views: pa.ListArray, sample_ids: list[str], labels_B: np.ndarray, turns_B: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray | None]:
+        """Pixels uint8 [B, C, side, side] of each row's view at its turn, and its soft labels float32 [B, K], if there are any."""
+        assert self._contract is not None
+        counts_B = views.value_lengths().fill_null(0).to_numpy()
+        stored, plain = np.flatnonzero(counts_B), np.flatnonzero(counts_B == 0)
+        start = Draw(self.look.seed, "datasets.view")
+        first_S = np.array([start.integer(sample_ids[at]) % int(counts_B[at]) for at in stored], np.int64)
+        chosen_S = (first_S + turns_B[stored]) % counts_B[stored]
+        records = views.values.take(pa.array(views.offsets.to_numpy()[stored] + chosen_S))
+        drawn = pa.StructArray.from_arrays([records.field(field.name) for field in VIEW_TYPE], fields=list(VIEW_TYPE))
+        whole = identity_views(np.array([images[at].shape[1:] for at in plain], np.int64))
+        in_order = np.argsort(np.concatenate([stored, plain]))
+        pixels_BCHW = replay(images, pa.concat_arrays([drawn, whole]).take(pa.array(in_order)), self._contract)
+        num_classes = label_of(self.table.schema.field("views")).get("num_classes")
+        if num_classes is None:
+            return pixels_BCHW, None
+        probs_BK = np.zeros((len(images), num_classes), np.float32)
+        probs_BK[stored] = decode_labels(records.field("soft_label"), num_classes)
+        probs_BK[plain, labels_B[plain]] = 1
+        return pixels_BCHW, probs_BK
+
+    def _normalised(self, pixels: pa.FixedSizeListArray) -> np.ndarray:
+        """A vector column as float32 [B, C, S, S]; `training` has a mean for each channel."""
+        if pixels.null_count:
+            raise StoreError("pixels", "are missing in rows of this split", "pass pixels='float', and normalise by the mean and std of `training`")
+        told = self._told = self._told or self.training or {}
+        channels = len(told["mean"])
+        side = math.isqrt(pixels.type.list_size // channels)
+        return pixels.flatten().to_numpy().reshape(-1, channels, side, side).copy()
+
+
+def note_read() -> None:
+    """Remember which process reads, and refuse a child that was forked from it.
+
+    Raises:
+        StoreError: this is such a child.
+    """
+    global _read_in
+    if _read_in not in (None, os.getpid()):
+        raise StoreError(
+            "split",
+            "was read before this process was forked, and Lance isn't fork-safe",
+            "use `snapshot.loader(…)`, `snapshot.stream(…, num_workers=2)`, or DataLoader(multiprocessing_context='forkserver')",
+        )
+    _read_in = os.getpid()
+
+
+def _decoded(data: bytes | None, sample_id: str) -> np.ndarray:
+    """Pixels uint8 [C, H, W]."""
+    try:
+        if data is None:
+            raise ImageFault("no image")
+        return decode(data).transpose(2, 0, 1)
+    except ImageFault as fault:
+        raise StoreError(f"sample '{sample_id}'", str(fault), "`stillroom verify` says which files are damaged") from fault
+
+
+def _learnt(soft_labels: pa.FixedSizeListArray, labels_B: np.ndarray) -> np.ndarray:
+    """Soft labels float32 [B, K]; a row that has none is sure of its label."""
+    has_B = soft_labels.is_valid().to_numpy(zero_copy_only=False)
+    probs_BK = np.zeros((len(labels_B), soft_labels.type.list_size), np.float32)
+    probs_BK[~has_B, labels_B[~has_B]] = 1
+    probs_BK[has_B] = soft_labels.drop_null().flatten().to_numpy(zero_copy_only=False).reshape(-1, probs_BK.shape[1])
+    return probs_BK

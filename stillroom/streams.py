@@ -1,0 +1,544 @@
+"""The trainer's side as a stream: ready batches in an order that is known beforehand, resumable at any step.
+
+An epoch is a sequence of positions; the order says which row stands at each. A global batch is the next
+`batch_size` positions, a rank's share a contiguous part of them, and a worker makes every W-th batch: so what
+is learnt at which step depends on seed and epoch alone, and a state is a position.
+
+    for batch in stream ─ passes ─▶ steps ─▶ windows ─▶ batches
+                        (which      (whose    (one take    (pixels, labels,
+                         epoch)      rows)     a few MB)    weights)
+"""
+
+import copy
+import multiprocessing
+import os
+import signal
+from collections import deque
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
+from multiprocessing import forkserver
+from typing import Any, NamedTuple, Protocol, TypeVar
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+
+from stillroom.batches import Look, Shown, Viewer
+from stillroom.digests import json_digest
+from stillroom.errors import InputError, StillroomError, StoreError
+from stillroom.operators import Table
+from stillroom.order import GroupOrder, Order, Shuffle
+from stillroom.passes import Pass, Passes
+from stillroom.tables import one_array
+
+__all__ = ["Source", "SplitSource", "Stream", "Topology", "share_of"]
+
+# P = places, R = rows read, B = rows of a batch
+
+# What one take reads: enough for an object store's latency, little enough to hold three of them.
+WINDOW_BYTES, WINDOW_ROWS = 32 << 20, 4096
+PRELOAD = ["torch", "stillroom.streams"]
+OWN = {"image", "label", "soft_label", "sample_id", "weight", "epoch", "position", "samples"}
+Batch = dict[str, Any]
+T = TypeVar("T")
+
+
+class Topology(NamedTuple):
+    """Which rank of how many."""
+
+    rank: int
+    world_size: int
+
+
+class Read(Protocol):
+    """Rows that were read, not yet decoded."""
+
+    @property
+    def nbytes(self) -> int:
+        """Their size in memory."""
+
+    def batch(self, start: int, stop: int) -> Batch:
+        """The places from start to stop as a batch."""
+
+
+class Source(Protocol):
+    """What a stream shows. A place is `epoch * len(source) + position`."""
+
+    seed: int
+    digest: str
+    unit: int
+
+    def __len__(self) -> int:
+        """Positions of an epoch."""
+
+    def check(self, batch_size: int) -> None:
+        """Raise where batches of this size can't be."""
+
+    def read(self, places_P: np.ndarray) -> Read:
+        """Read what stands at these places."""
+
+
+class SplitSource:
+    """One split in the order of its epochs.
+
+    Args:
+        viewer: reads and shows rows.
+        rows: how many the split has.
+        seed, shuffle: of the order.
+        digest: of what the table holds.
+        group, per_group: a column whose values take turns, `per_group` rows each.
+        views_per_sample: how many views of a row stand beside one another.
+        columns: further columns of a batch.
+        weights: a column of weights.
+    """
+
+    def __init__(
+        self,
+        viewer: Viewer,
+        rows: int,
+        *,
+        seed: int,
+        shuffle: Shuffle = True,
+        digest: str = "",
+        group: str | None = None,
+        per_group: int = 1,
+        views_per_sample: int = 1,
+        columns: Sequence[str] = (),
+        weights: str | None = None,
+    ) -> None:
+        if views_per_sample < 1 or per_group < 1:
+            raise InputError("stream", f"views_per_sample={views_per_sample}, per_group={per_group}", "both are at least 1")
+        if views_per_sample > 1 and not viewer.look.views:
+            raise InputError("stream", f"views_per_sample={views_per_sample} without views", "pass views='stored'")
+        if own := sorted(set(columns) & OWN):
+            raise InputError("stream", f"columns={own}: a batch has them anyway", "leave them out; weights=COLUMN gives `weight`")
+        self.viewer, self.rows, self.seed, self.shuffle, self.unit = viewer, rows, seed, shuffle, views_per_sample
+        self.group, self.per_group, self.columns, self.weights = group, per_group, tuple(columns), weights
+        told = [digest, rows, seed, str(shuffle), group or "", per_group if group else 1, views_per_sample]
+        self.digest = json_digest(told)[:16]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "order"}
+
+    @cached_property
+    def order(self) -> Order | GroupOrder:
+        """The order of the rows; that of groups reads their column."""
+        if self.group is None:
+            return Order(self.rows, seed=self.seed, shuffle=self.shuffle)
+        if self.group not in self.viewer.table.schema.names:
+            raise StoreError(f"column '{self.group}'", "is not in this split", f"it has {', '.join(self.viewer.table.schema.names)}")
+        column = pa.chunked_array([batch.column(0) for batch in self.viewer.table.scan([self.group], 65_536)])
+        ranks_N = pc.rank(column, tiebreaker="dense").to_numpy(zero_copy_only=False)
+        return GroupOrder(ranks_N, per_group=self.per_group, seed=self.seed, shuffle=self.shuffle)
+
+    def __len__(self) -> int:
+        return (self.rows if self.group is None else len(self.order)) * self.unit
+
+    def check(self, batch_size: int) -> None:
+        """Raise where batches of this size can't be."""
+        if batch_size % self.unit:
+            raise InputError("stream", f"a batch of {batch_size} with {self.unit} views of a sample", f"take a multiple of {self.unit}")
+        if self.group is not None:
+            order = self.order
+            assert isinstance(order, GroupOrder)
+            order.check(batch_size // self.unit)
+
+    def read(self, places_P: np.ndarray) -> "SplitRead":
+        """Read the rows at these places, each once for all its views."""
+        places_R = places_P[:: self.unit] // self.unit
+        epochs_R, positions_R = np.divmod(places_R, len(self) // self.unit)
+        rows_R = np.empty(len(places_R), np.int64)
+        for epoch in np.unique(epochs_R):
+            here = epochs_R == epoch
+            rows_R[here] = self.order.at(int(epoch), positions_R[here])
+        return SplitRead(self, self.viewer.take(rows_R), epochs_R)
+
+
+@dataclass(frozen=True)
+class SplitRead:
+    """Rows of one split."""
+
+    source: SplitSource
+    taken: pa.Table
+    epochs_R: np.ndarray
+
+    @property
+    def nbytes(self) -> int:
+        """Their size in memory."""
+        return int(self.taken.nbytes)
+
+    def batch(self, start: int, stop: int) -> Batch:
+        """The places from start to stop as a batch."""
+        unit = self.source.unit
+        first, last = start // unit, stop // unit
+        rows = self.taken.slice(first, last - first)
+        shown = self.source.viewer.show(rows, self.epochs_R[first:last], unit)
+        batch = {"image": _images(shown, self.source.viewer.look), "label": torch.from_numpy(shown.labels_B), "sample_id": shown.sample_ids}
+        if shown.soft_labels_BK is not None:
+            batch["soft_label"] = torch.from_numpy(shown.soft_labels_BK)
+        batch["weight"] = torch.ones(stop - start)
+        if self.source.weights:
+            weights = one_array(rows[self.source.weights]).cast(pa.float32()).fill_null(1).to_numpy(zero_copy_only=False)
+            batch["weight"] = torch.from_numpy(weights.repeat(unit))
+        return batch | {name: _column(one_array(rows[name]), unit) for name in self.source.columns}
+
+
+class Stream(IterableDataset[Batch]):
+    """Ready batches of a split, in global order, sharded by rank and worker. See docs/guides/distributed.md.
+
+    Each pass is the next epoch. `state_dict()` says where the last batch that was handed out ends, and
+    `load_state_dict` makes the next pass go on there, on any number of ranks and workers and with any batch size.
+
+    Args:
+        source: what is streamed.
+        batch_size: of all ranks together, and all micro batches of a step.
+        micro_batches: batches that make one step; each is a global batch of `batch_size / micro_batches`.
+        drop_last: leave a last, smaller batch out. Otherwise it is filled up to equal shares with rows of weight 0.
+        rank, world_size: None: of `torch.distributed`, else of the environment, else 0 of 1.
+        num_workers: processes of its own that make batches; 0 makes them in a thread.
+
+    Raises:
+        InputError: the batch size can't be divided.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        *,
+        batch_size: int,
+        micro_batches: int = 1,
+        drop_last: bool = False,
+        rank: int | None = None,
+        world_size: int | None = None,
+        num_workers: int = 0,
+    ) -> None:
+        self.source, self.batch_size, self.micro_batches, self.drop_last = source, batch_size, micro_batches, drop_last
+        self.rank, self.world_size, self.num_workers = rank, world_size, num_workers
+        self._passes = Passes()
+        self._owned = False
+        self._at: Pass | None = None
+        self._resumed: Pass | None = None
+        self._number = 0
+        self._loader: DataLoader[Batch] | None = None
+        self._share()
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A worker knows nothing of torch.distributed.
+        rank, world_size = self.topology
+        return self.__dict__ | {"rank": rank, "world_size": world_size, "_loader": None}
+
+    def __len__(self) -> int:
+        """Steps of a whole epoch, equally many on every rank; with micro batches, how many of those."""
+        whole, rest = divmod(len(self.source), self.batch_size // self.micro_batches)
+        return whole + (rest > 0 and not self.drop_last)
+
+    @property
+    def topology(self) -> Topology:
+        """Rank and world size, as they are now."""
+        return topology(self.rank, self.world_size)
+
+    @property
+    def epoch(self) -> int:
+        """The epoch under way, or between passes the next one: `for epoch in range(stream.epoch, epochs)` goes on after a resume."""
+        at = self._at or self._passes.next()
+        return self._whole(at.epoch, at.position)[0]
+
+    def set_epoch(self, epoch: int) -> None:
+        """Make the next pass this epoch; workers hear of it, whoever's they are. Where a state was loaded, that very epoch goes on at its position."""
+        if self._passes.next().epoch != epoch:
+            self._passes.announce(epoch)
+        self._at = None
+
+    @property
+    def sampler(self) -> "Stream":
+        """Itself: Lightning tells the epoch to a loader's sampler, and nothing else to a run that goes on after an epoch's end."""
+        return self
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the last batch that was handed out ends: a few numbers.
+
+        Raises:
+            InputError: batches come from the workers of a DataLoader, which tells nobody which of them it handed out.
+        """
+        worker = get_worker_info()
+        if worker is not None:
+            # StatefulDataLoader keeps each worker's state: where the pass began is what they have in common.
+            at = self._at or self._resumed or self._passes.next(worker)
+            return self._state(at.epoch, at.position) | {"start": at.start}
+        if self._passes.untold:
+            raise InputError(
+                "stream",
+                "which batches a DataLoader handed out isn't known here",
+                "use `stream.state_after(batch)`, or snapshot.stream(num_workers=…)",
+            )
+        at = self._at or self._passes.next()
+        return self._state(*self._whole(at.epoch, at.position))
+
+    def state_after(self, batch: Mapping[str, Any]) -> dict[str, Any]:
+        """The state once this batch is learnt, whoever handed it out."""
+        return self._state(*self._whole(int(batch["epoch"]), int(batch["position"])))
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Make the next pass go on where a state was taken.
+
+        Raises:
+            InputError: it is the state of another snapshot, split, order or seed.
+        """
+        if (unknown := {"epoch", "position", "seed", "digest"} - set(state)) or state["seed"] != self.source.seed or state["digest"] != self.source.digest:
+            told = f"lacks {', '.join(sorted(unknown))}" if unknown else f"is of seed {state['seed']} and digest {state['digest']}"
+            ours = f"this stream has seed {self.source.seed} and digest {self.source.digest}"
+            raise InputError("state", f"{told}, {ours}", "open the snapshot, split, order and seed that it was taken of")
+        epoch, position = int(state["epoch"]), int(state["position"])
+        if get_worker_info() is not None:
+            self._resumed = Pass(epoch, int(state.get("start", position)), position)
+            return
+        self._passes.announce(*self._whole(epoch, position))
+        self._passes.untold = False
+        self._at = None
+
+    def __iter__(self) -> Iterator[Batch]:
+        if get_worker_info() is not None:
+            self._at = None
+            return self._as_worker()
+        return self._from_workers() if self.num_workers else self._in_process()
+
+    def _in_process(self) -> Iterator[Batch]:
+        """A pass in this process: one thread reads, another makes batches, the caller trains."""
+        going = self._passes.begin()
+        self._passes.untold = False
+        batches = _ahead(self._batches(going), 2)
+        yield from self._handed_out(batches, going)
+
+    def _from_workers(self) -> Iterator[Batch]:
+        """A pass whose batches processes of our own make."""
+        going = self._passes.begin()
+        self._passes.untold = False
+        if self._loader is None:
+            worker = copy.copy(self)
+            worker._passes, worker._owned, worker._at = Passes(), True, None
+            context = multiprocessing.get_context("forkserver")
+            context.set_forkserver_preload(PRELOAD)
+            # Before there are workers: their sockets are then in this process's temporary folder, which goes even if they are killed.
+            forkserver.ensure_running()
+            how: dict[str, Any] = {"multiprocessing_context": context, "persistent_workers": True, "worker_init_fn": _leave_interrupts_to_the_parent}
+            self._loader = DataLoader(worker, batch_size=None, num_workers=self.num_workers, **how)
+        self._loader.dataset._passes.announce(going.epoch, going.start)  # type: ignore[attr-defined]
+        try:
+            yield from self._handed_out(iter(self._loader), going)
+        except GeneratorExit:
+            raise
+        except BaseException:
+            # A worker may be gone. What holds on to the exception would keep the others; the next pass starts new ones.
+            loader, self._loader = self._loader, None
+            loader._iterator._shutdown_workers()  # type: ignore[union-attr]
+            raise
+
+    def _handed_out(self, batches: Iterator[Batch | StillroomError], going: Pass) -> Iterator[Batch]:
+        """Note what is handed out; what was left when a loop was broken off is nobody's."""
+        self._number += 1
+        number, self._at = self._number, going
+        for batch in batches:
+            if isinstance(batch, StillroomError):
+                raise batch
+            if number != self._number and self.num_workers:
+                raise InputError("stream", "is read on in a pass that a newer one has ended", "make a stream of its own for each loop")
+            self._at = Pass(going.epoch, going.start, batch["position"])
+            yield batch
+        if number == self._number:
+            self._at = None
+
+    def _as_worker(self) -> Iterator[Batch]:
+        """This worker's part of a pass: every W-th batch, from its own number on."""
+        worker = get_worker_info()
+        assert worker is not None
+        going = self._passes.begin(worker, self._resumed and self._resumed.epoch)
+        going, self._resumed = self._resumed or going, None
+        self._passes.untold = True
+        self._at = going
+        try:
+            for batch in self._batches(going, worker.id, worker.num_workers):
+                self._at = Pass(going.epoch, going.start, batch["position"])
+                yield batch
+        except StillroomError as error:
+            if not self._owned:
+                raise
+            yield error  # type: ignore[misc]  # a DataLoader would make a traceback of it
+
+    def _batches(self, going: Pass, worker: int = 0, workers: int = 1) -> Generator[Batch, None, None]:
+        """The batches of a pass that are this rank's and this worker's."""
+        for steps, read in _ahead(self._windows(self._steps(going, worker, workers)), 1):
+            start = 0
+            for step in steps:
+                batch = read.batch(start, start + len(step.positions))
+                start += len(step.positions)
+                batch["weight"] = batch["weight"] * torch.from_numpy(step.real)
+                yield batch | {"epoch": going.epoch, "position": step.position, "samples": step.samples}
+
+    def _windows(self, steps: Iterator["_Step"]) -> Generator[tuple[list["_Step"], Read], None, None]:
+        """Several batches' rows in one read: the first alone, then as many as its size allows."""
+        samples, rows = len(self.source), 1
+        while window := _up_to(steps, rows):
+            places = np.concatenate([step.epoch * samples + step.positions for step in window])
+            read = self.source.read(places)
+            yield window, read
+            each = max(1, read.nbytes // len(places))
+            rows = min(WINDOW_ROWS, WINDOW_BYTES // each)
+
+    def _steps(self, going: Pass, worker: int, workers: int) -> Iterator["_Step"]:
+        """Which positions this rank has at each step, from `going.position` on."""
+        size, _ = self._share()
+        rank, world_size = self.topology
+        stop, unit = len(self.source), self.source.unit
+        done = -(-(going.position - going.start) // size)
+        first = done + (worker - done) % workers
+        for start in range(going.start + first * size, stop, workers * size):
+            end = min(start + size, stop)
+            if end - start == size or not self.drop_last:
+                positions, real = share_of(start, end, Topology(rank, world_size), unit)
+                yield _Step(going.epoch, positions, real, end, end - start)
+
+    def _share(self) -> tuple[int, int]:
+        """The size of a global batch, and of this rank's share of it."""
+        world_size, unit = self.topology.world_size, self.source.unit
+        parts = self.micro_batches * world_size
+        if self.batch_size < 1 or self.micro_batches < 1 or self.batch_size % (parts * unit):
+            parts_text = f"{world_size} ranks x {self.micro_batches} micro batches" + (f" x {unit} views" if unit > 1 else "")
+            raise InputError("stream", f"batch_size={self.batch_size} can't be divided by {parts_text}", f"take a multiple of {parts * unit}")
+        size = self.batch_size // self.micro_batches
+        if get_worker_info() is None:
+            self.source.check(size)
+        return size, size // world_size
+
+    def _state(self, epoch: int, position: int) -> dict[str, Any]:
+        return {"epoch": epoch, "position": position, "seed": self.source.seed, "digest": self.source.digest}
+
+    def _whole(self, epoch: int, position: int) -> tuple[int, int]:
+        """The beginning of the next epoch, where nothing is left of this one."""
+        left = len(self.source) - position
+        least = self.batch_size // self.micro_batches if self.drop_last else 1
+        return (epoch + 1, 0) if position and left < least else (epoch, position)
+
+
+class _Step(NamedTuple):
+    """A rank's share of one global batch, where the batch ends, and how many real rows all ranks have of it."""
+
+    epoch: int
+    positions: np.ndarray
+    real: np.ndarray
+    position: int
+    samples: int
+
+
+def topology(rank: int | None = None, world_size: int | None = None) -> Topology:
+    """Rank and world size: as given, else of `torch.distributed`, else of RANK and WORLD_SIZE, else 0 of 1."""
+    if rank is None and world_size is None and torch.distributed.is_available() and torch.distributed.is_initialized():
+        return Topology(torch.distributed.get_rank(), torch.distributed.get_world_size())
+    found = Topology(int(os.environ.get("RANK", 0)) if rank is None else rank, int(os.environ.get("WORLD_SIZE", 1)) if world_size is None else world_size)
+    if not 0 <= found.rank < found.world_size:
+        raise InputError("stream", f"rank {found.rank} of {found.world_size}", "ranks count from 0; give rank and world_size together")
+    return found
+
+
+def share_of(start: int, stop: int, where: Topology, unit: int = 1) -> tuple[np.ndarray, np.ndarray]:
+    """A rank's positions of the global batch [start, stop), int64 [B], and 1 for each that is real, float32 [B].
+
+    Shares are contiguous and equally large. Where they don't divide, the batch's own rows fill the last ones up.
+    """
+    each = -(-(stop - start) // (where.world_size * unit)) * unit
+    offsets = np.arange(where.rank * each, (where.rank + 1) * each)
+    return start + offsets % (stop - start), (offsets < stop - start).astype(np.float32)
+
+
+def _up_to(steps: Iterator[_Step], rows: int) -> list[_Step]:
+    """The next steps with as many rows as that, one at least."""
+    window: list[_Step] = []
+    held = 0
+    for step in steps:
+        window.append(step)
+        held += len(step.positions)
+        if held + len(step.positions) > rows:
+            break
+    return window
+
+
+_END: Any = object()
+
+
+def _ahead(items: Generator[T, None, None], depth: int) -> Iterator[T]:
+    """The same items, made by a thread up to `depth` ahead of the caller; it ends when the caller does."""
+    pool = ThreadPoolExecutor(1, thread_name_prefix="stillroom-stream")
+    coming = deque(pool.submit(next, items, _END) for _ in range(depth))
+    try:
+        while (item := coming.popleft().result()) is not _END:
+            coming.append(pool.submit(next, items, _END))
+            yield item
+    finally:
+        pool.shutdown(cancel_futures=True)
+        items.close()
+
+
+def _leave_interrupts_to_the_parent(worker: int) -> None:
+    """Ctrl-C in a terminal goes to all processes: the parent hears it, and ends its workers."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _images(shown: Shown, look: Look) -> torch.Tensor:
+    """The images of a batch as one tensor."""
+    images = shown.images
+    if not isinstance(images, np.ndarray):
+        shapes = sorted({"x".join(map(str, image.shape)) for image in images})
+        raise InputError("stream", f"images of one batch differ in shape: {', '.join(shapes[:3])}", "give side_px, and channels where they differ")
+    tensor = torch.from_numpy(images if images.flags.writeable and images.flags.c_contiguous else images.copy())
+    return tensor.to(torch.float32).div_(255) if look.pixels == "float" else tensor
+
+
+def _column(values: pa.Array, unit: int) -> Any:
+    """A column of a batch: a tensor of numbers or of vectors, else a list."""
+    if pa.types.is_fixed_size_list(values.type) and not values.null_count:
+        vectors = values.flatten().to_numpy(zero_copy_only=False).reshape(len(values), -1)
+        return torch.from_numpy(vectors.repeat(unit, axis=0))
+    if (pa.types.is_integer(values.type) or pa.types.is_floating(values.type)) and not values.null_count:
+        return torch.from_numpy(values.to_numpy(zero_copy_only=False).repeat(unit))
+    return [value for value in values.to_pylist() for _ in range(unit)]
+
+
+def stream(
+    table: Table,
+    *,
+    batch_size: int,
+    rows: int | None = None,
+    digest: str = "",
+    seed: int = 0,
+    views: str | None = None,
+    pixels: str = "float",
+    channels: int | None = None,
+    side_px: int | None = None,
+    image: str | None = None,
+    shuffle: Shuffle = True,
+    group: str | None = None,
+    per_group: int = 1,
+    views_per_sample: int = 1,
+    columns: Sequence[str] = (),
+    weights: str | None = None,
+    **how: Any,
+) -> Stream:
+    """A stream over a table; `Snapshot.stream` says what the arguments mean."""
+    look = Look(views=views, seed=seed, pixels=pixels, channels=channels, side_px=side_px, image=image)
+    viewer = Viewer(table, look, [*columns, *([weights] if weights else [])])
+    source = SplitSource(
+        viewer,
+        table.rows if rows is None else rows,
+        seed=seed,
+        shuffle=shuffle,
+        digest=digest,
+        group=group,
+        per_group=per_group,
+        views_per_sample=views_per_sample,
+        columns=columns,
+        weights=weights,
+    )
+    return Stream(source, batch_size=batch_size, **how)
