@@ -76,7 +76,7 @@ def setup(inputs: Mapping[str, Table], params: CalibrateParams) -> Calibration:
     table = inputs["samples"]
     label = label_of(table.schema.field("views"))
     read = [_Confidences.of(batch, params, label["num_classes"]) for batch in table.scan(["sample_id", "views", "label"], READ_ROWS)]
-    given = (params.discard_below, params.soften_below, params.discard_above)
+    given: tuple[float | None, ...] = (params.discard_below, params.soften_below, params.discard_above)
     if params.thresholds == "quantile":
         confidence_M = np.concatenate([part.confidence_M for part in read]) if read else np.zeros(0, np.float32)
         # `lower` gives a confidence that occurs, which is neither below nor above itself.

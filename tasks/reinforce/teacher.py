@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -14,12 +13,10 @@ from stillroom.images import ImageFault, decode_batch
 from stillroom.operators import Draw, Input, Params, Rows, Table, Work, row
 from stillroom.soft_labels import encode, soft_label_type
 from stillroom.views import MOSAIC_GRID, replay, view_contract, views_field
+from tasks.nets.models import Classifier, Judges, accuracy, ensemble_probs, judges_of, load_classifiers
 from tasks.reinforce._views import Size, Views, common_size, draw_of, refuse_fault, refuse_other_size
 
-if TYPE_CHECKING:
-    from tasks.nets.models import Classifier
-
-# B = rows of a batch, V = views a row, C H W = an image, K = classes
+# B = rows of a batch, V = views a row, C H W = an image
 
 CHECKED_ROWS = 2000
 
@@ -30,6 +27,7 @@ class TeacherParams(Params):
     views: Views = Field(Views(), description="Which views are drawn, and how many.")
     top_k: int = Field(10, ge=1, description="Classes kept in a label, the most probable; the others share what is left. Up to 16 classes are stored whole.")
     temperature: float = Field(1.0, gt=0, description="Each member's softmax is taken at this temperature. 1 gives its probabilities as they are.")
+    judge: Judges = Field("all", description="Which members label a sample: all, or those alone that didn't see it in training (train.teacher with folds).")
     batch: int = Field(256, ge=1, description="Views that the teacher sees at once. It can change the last bits of a label.")
     min_accuracy: float | None = Field(
         None, ge=0, le=1, description="Refuse a teacher that is right on less of the plain images of `check_on` (2,000 at most)."
@@ -51,7 +49,7 @@ def adds(params: TeacherParams, schemas: Mapping[str, pa.Schema]) -> dict[str, p
 class Teacher:
     """The members of the ensemble, all answering for the samples' labels in their order."""
 
-    members: "Sequence[Classifier]"
+    members: Sequence[Classifier]
     # 3 where a member wants colour, so that grey pictures among colour ones go along; None as they are.
     channels: int | None
     # What all images must have, where views keep the image's size.
@@ -65,8 +63,6 @@ def setup(inputs: Mapping[str, Table], params: TeacherParams, work: Work) -> Tea
         InputError: a label that the teacher doesn't know.
         StageError: its accuracy on `check_on` is below `min_accuracy`.
     """
-    from tasks.nets.models import load_classifiers
-
     members = load_classifiers(inputs["teacher"], work.device)
     found = Teacher(members, 3 if any(member.config["channels"] == 3 for member in members) else None)
     if params.min_accuracy is not None:
@@ -93,7 +89,8 @@ def teacher(batch: pa.RecordBatch, params: TeacherParams, state: Teacher, draw: 
     """Draw views of each sample, and store them as numbers with the teacher's soft label for each.
 
     The label of a view is the mean of the members' softmaxes on the replayed pixels, as in Dataset
-    Reinforcement (Faghri et al. 2023, arXiv 2303.08983). Views of one row depend on that row only.
+    Reinforcement (Faghri et al. 2023, arXiv 2303.08983); with `judge: unseen`, of the members that weren't
+    trained on the sample. Views of one row depend on that row only.
 
     Args:
         batch: B rows with `sample_id`, `image`.
@@ -103,6 +100,7 @@ def teacher(batch: pa.RecordBatch, params: TeacherParams, state: Teacher, draw: 
 
     Raises:
         StageError: an image can't be decoded, or the teacher's answer is no distribution.
+        InputError: `judge: unseen`, and a sample that each member saw, or may have seen.
     """
     count = params.views.count
     # About one batch of views at a time: 8 views of 1,024 photos at once would take 1.2 GB.
@@ -122,7 +120,8 @@ def _label_views(batch: pa.RecordBatch, params: TeacherParams, state: Teacher, d
     decoded = [_decode(sample_id, image, state) for sample_id, image in zip(ids, batch["image"], strict=True)]
     views = draw_of("reinforce.teacher", batch, [pixels_CHW.shape[1:] for pixels_CHW in decoded], params.views, draw).values
     pixels = replay([pixels_CHW for pixels_CHW in decoded for _ in range(count)], views, view_contract(params.views.as_policy()))
-    probs = _probs(state, pixels, params)
+    judges = np.repeat(judges_of(state.members, ids, params.judge), count, axis=1)
+    probs = ensemble_probs(state.members, pixels, params.batch, judges_MB=judges, temperature=params.temperature)
     wrong = np.flatnonzero(~np.isfinite(probs).all(axis=1))
     if len(wrong):
         raise StageError("reinforce.teacher", f"sample '{ids[wrong[0] // count]}': the teacher's answer holds NaN or infinity", "look at the model's weights")
@@ -130,21 +129,7 @@ def _label_views(batch: pa.RecordBatch, params: TeacherParams, state: Teacher, d
     return pa.StructArray.from_arrays([*(views.field(field.name) for field in views.type), labels], names=[*(field.name for field in views.type), "soft_label"])
 
 
-def _probs(state: Teacher, pixels_BCHW: np.ndarray, params: TeacherParams) -> np.ndarray:
-    """Mean of the members' softmaxes at the temperature, float32 [B, K].
-
-    p^(1/T), normalised, is the softmax at T: the logits' constant falls out.
-    """
-    total_BK = 0.0
-    for member in state.members:
-        probs_BK = member.probs(pixels_BCHW, params.batch).astype(np.float64) ** (1 / params.temperature)
-        total_BK = total_BK + probs_BK / probs_BK.sum(axis=1, keepdims=True)
-    return np.asarray(total_BK / len(state.members), np.float32)
-
-
 def _check_accuracy(state: Teacher, table: Table, params: TeacherParams) -> None:
-    from tasks.nets.models import accuracy
-
     names = label_names(table.schema)
     members = [member.with_labels(names) for member in state.members] if names else state.members
     right = rows = 0.0

@@ -1,5 +1,6 @@
 """reinforce.teacher: a label is the mean of softmaxes on the replayed pixels, and a teacher that isn't fit is refused."""
 
+import json
 from types import SimpleNamespace
 
 import numpy as np
@@ -17,7 +18,7 @@ from stillroom.operators import Draw, Work
 from stillroom.soft_labels import decode
 from stillroom.tables import MemoryTable
 from stillroom.views import check_contract, label_of, replay
-from tasks.nets.models import load_classifiers, model_batch, model_row
+from tasks.nets.models import folds_of, load_classifiers, model_batch, model_row
 from tasks.nets.zoo import build
 from tasks.reinforce.teacher import Teacher, TeacherParams, adds, setup, teacher
 
@@ -69,7 +70,7 @@ def test_a_label_is_the_mean_of_softmaxes_on_the_replayed_pixels():
 
 
 def member_that_says(*probs: float) -> SimpleNamespace:
-    return SimpleNamespace(config={"channels": 1}, probs=lambda pixels, batch: np.tile(np.array(probs, np.float32), (len(pixels), 1)))
+    return SimpleNamespace(config={"channels": 1}, label_names=NAMES, probs=lambda pixels, batch: np.tile(np.array(probs, np.float32), (len(pixels), 1)))
 
 
 def test_members_are_averaged_after_the_softmax():
@@ -77,6 +78,44 @@ def test_members_are_averaged_after_the_softmax():
     state = Teacher([member_that_says(0.98, 0.01, 0.01), member_that_says(0.001, 0.5, 0.499)], None)
     label = decode(run(samples(1), of_views(), state).values.field("soft_label"), 3)[0]
     assert label == pytest.approx([0.4905, 0.255, 0.2545], abs=5e-4)
+
+
+def left_out(folds: int, only: list[int]) -> MemoryTable:
+    """The members of `models`, as if each had been trained on all but a fold."""
+    rows = models(len(only)).table.to_pylist()
+    saws = [json.dumps({"rows": 9, "left_out": {"fold": fold, "folds": folds, "seed": 7}}) for fold in only]
+    return MemoryTable(pa.Table.from_batches([model_batch([row | {"saw": saw} for row, saw in zip(rows, saws, strict=True)])]))
+
+
+def test_a_sample_is_labelled_by_the_members_that_did_not_see_it():
+    table, params, work = samples(30), TeacherParams(views={"count": 2}, judge="unseen", batch=16), Work("cpu", 1, None, DRAW)
+    only = [0, 1, 2, 1]  # two members left out fold 1
+    teachers = left_out(3, only)
+    views = run(table, params, setup({"samples": table, "teacher": teachers}, params, work)).values
+    found = decode(views.field("soft_label"), 3).reshape(30, 2, 3)
+    seen = replay(np.repeat(decode_batch(table.table["image"].to_pylist()), 2, axis=0), views, {"kernel": 1, "side_px": None})
+    answers = [member.probs(seen, 16).reshape(30, 2, 3) for member in load_classifiers(teachers, "cpu")]
+    folds = folds_of([f"s{row}" for row in range(30)], 3, 7)
+    assert set(folds) == {0, 1, 2}
+    for row, fold in enumerate(folds):
+        own = np.mean([answer[row] for answer, left in zip(answers, only, strict=True) if left == fold], axis=0)
+        assert found[row] == pytest.approx(own, abs=5e-4)
+    everybody = run(table, params.model_copy(update={"judge": "all"}), setup({"samples": table, "teacher": teachers}, params, work)).values
+    assert decode(everybody.field("soft_label"), 3).reshape(30, 2, 3) == pytest.approx(np.mean(answers, axis=0), abs=5e-4)
+
+
+def test_a_sample_that_every_member_may_have_seen_is_named():
+    table, params, work = samples(30), TeacherParams(judge="unseen"), Work("cpu", 1, None, DRAW)
+    rest = r"was seen by each of 2 models, or may have been, and judge is unseen; train them with `folds`, or write judge: all$"
+    for teachers, first in ((left_out(3, [0, 1]), int((folds_of([f"s{row}" for row in range(30)], 3, 7) == 2).argmax())), (models_that_saw("unknown"), 0)):
+        with pytest.raises(InputError, match=rf"^sample 's{first}': {rest}"):
+            run(table, params, setup({"samples": table, "teacher": teachers}, params, work))
+    assert len(run(table, params, setup({"samples": table, "teacher": models()}, params, work))) == 30  # they say that they saw none
+
+
+def models_that_saw(what: str) -> MemoryTable:
+    rows = models().table.to_pylist()
+    return MemoryTable(pa.Table.from_batches([model_batch([row | {"saw": json.dumps(what)} for row in rows])]))
 
 
 def test_temperature_is_taken_on_each_member():
