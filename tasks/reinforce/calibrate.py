@@ -9,10 +9,11 @@ import pyarrow as pa
 from pydantic import Field, model_validator
 
 from schemas.quantities import Fraction
-from stillroom.errors import InputError, StageError
+from stillroom.errors import InputError
 from stillroom.operators import Input, Params, Rows, Table, row
 from stillroom.soft_labels import decode, encode
 from stillroom.views import label_of
+from tasks.reinforce._labels import own_labels, with_labels
 
 # B = rows of a batch, M = all views of them, K = classes, U = labels that occur
 
@@ -122,9 +123,7 @@ def calibrate(batch: pa.RecordBatch, params: CalibrateParams, state: Calibration
     labels = pa.concat_arrays([views.field("soft_label"), encode(_smoothed(used_U, state.num_classes, params.smoothing), state.top_k)])
     at_M = np.arange(len(views))
     at_M[soften_M] = len(views) + which
-    changed = {"soft_label": labels.take(pa.array(at_M[stay_M]))}
-    kept = views.take(pa.array(stay_M))
-    kept = pa.StructArray.from_arrays([changed.get(field.name, kept.field(field.name)) for field in kept.type], fields=list(kept.type))
+    kept = with_labels(views.take(pa.array(stay_M)), labels.take(pa.array(at_M[stay_M])))
     offsets = np.concatenate([[0], np.cumsum(_count(read.row_M[stay_M], rows))])
     lists = pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), kept, type=column.type, mask=column.is_null())
     batch = batch.set_column(batch.schema.get_field_index("views"), batch.schema.field("views"), lists)
@@ -141,7 +140,7 @@ class _Confidences(NamedTuple):
 
     @classmethod
     def of(cls, batch: pa.RecordBatch, params: CalibrateParams, num_classes: int) -> "_Confidences":
-        label_B = _labels(batch, num_classes)
+        label_B = own_labels(NAME, batch, num_classes)
         row_M = np.repeat(np.arange(batch.num_rows, dtype=np.int32), batch["views"].value_lengths().fill_null(0).to_numpy())
         stored, confidence_M = batch["views"].flatten().field("soft_label"), np.empty(len(row_M), np.float32)
         for start in range(0, len(row_M), DECODED):
@@ -183,16 +182,6 @@ def _facts(read: list[_Confidences], bands: Bands) -> dict[str, Any]:
     shares = {name: round(int(count) / max(1, views), 6) for name, count in zip(("discarded_below", "discarded_above", "softened"), counts, strict=True)}
     kept = round((views - int(counts.sum())) / max(1, views), 6)
     return {"views": views, "thresholds": bands._asdict(), "shares": {**shares, "as_they_were": kept}, "rows_without_views": emptied}
-
-
-def _labels(batch: pa.RecordBatch, num_classes: int) -> np.ndarray:
-    label_B = batch["label"].fill_null(-1).to_numpy(zero_copy_only=False)
-    odd = np.flatnonzero((label_B < 0) | (label_B >= num_classes))
-    if len(odd):
-        label = batch["label"][int(odd[0])].as_py()
-        problem = "has no label" if label is None else f"has label {label}, and its soft labels know {num_classes} classes"
-        raise StageError(NAME, f"sample '{batch['sample_id'][int(odd[0])]}' {problem}", "drop such rows before this stage")
-    return label_B
 
 
 def _smoothed(labels_U: np.ndarray, num_classes: int, smoothing: float) -> np.ndarray:

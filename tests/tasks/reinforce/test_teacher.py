@@ -20,7 +20,8 @@ from stillroom.tables import MemoryTable
 from stillroom.views import check_contract, label_of, replay
 from tasks.nets.models import folds_of, load_classifiers, model_batch, model_row
 from tasks.nets.zoo import build
-from tasks.reinforce.teacher import Teacher, TeacherParams, adds, setup, teacher
+from tasks.reinforce._labels import Teacher
+from tasks.reinforce.teacher import TeacherParams, adds, setup, teacher
 
 NAMES = ["cat", "dog", "owl"]
 DRAW = Draw(7, "reinforce.teacher")
