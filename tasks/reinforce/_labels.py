@@ -27,6 +27,12 @@ class Teacher:
     channels: int | None
     # What all images must have, where views keep the image's size.
     size_px: Size | None = None
+    # The samples that it may be asked for; None is all.
+    may_ask: frozenset[str] | None = None
+
+    def asked(self, sample_ids: Sequence[str]) -> np.ndarray:
+        """Which of these samples the teacher labels, bool [B]."""
+        return np.array([self.may_ask is None or sample_id in self.may_ask for sample_id in sample_ids], bool)
 
 
 def teacher_of(operator: str, members: Sequence[Classifier], samples: Table, views: Views) -> Teacher:

@@ -1,6 +1,7 @@
 """reinforce.teacher: store views of each sample with the teacher's soft label for each view."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
@@ -13,7 +14,7 @@ from stillroom.operators import Draw, Input, Params, Rows, Table, Work, row
 from stillroom.soft_labels import encode, soft_label_type
 from stillroom.views import MOSAIC_GRID, replay, view_contract, views_field
 from tasks.nets.models import Classifier, Judges, accuracy, ensemble_probs, judges_of, load_classifiers
-from tasks.reinforce._labels import Teacher, channels_of, decoded, known_names, refuse_no_number, teacher_of, with_labels
+from tasks.reinforce._labels import Teacher, channels_of, decoded, known_names, own_labels, refuse_no_number, teacher_of, with_labels
 from tasks.reinforce._views import Views, draw_of
 
 # B = rows of a batch, V = views a row, C H W = an image
@@ -36,14 +37,15 @@ class TeacherParams(Params):
 
 
 def adds(params: TeacherParams, schemas: Mapping[str, pa.Schema]) -> dict[str, pa.Field]:
-    """`views`, with the replay contract and the kind of label in the field's metadata.
+    """`views`, with the replay contract and the kind of label in the field's metadata; `asked`, where not all rows may be.
 
     Raises:
         InputError: the labels have no class names, so that the length of a soft label is unknown.
     """
     num_classes = len(known_names(schemas["samples"]))
     label = {"num_classes": num_classes, "top_k": params.top_k, "temperature": params.temperature}
-    return {"views": views_field(view_contract(params.views.as_policy()), soft_label_type(num_classes, params.top_k), label)}
+    views = views_field(view_contract(params.views.as_policy()), soft_label_type(num_classes, params.top_k), label)
+    return {"views": views} | ({"asked": pa.bool_()} if "ask" in schemas else {})
 
 
 def setup(inputs: Mapping[str, Table], params: TeacherParams, work: Work) -> Teacher:
@@ -51,14 +53,19 @@ def setup(inputs: Mapping[str, Table], params: TeacherParams, work: Work) -> Tea
 
     Raises:
         InputError: a label that the teacher doesn't know.
-        StageError: its accuracy on `check_on` is below `min_accuracy`.
+        StageError: its accuracy on `check_on` is below `min_accuracy`; `ask` names none of the samples.
     """
     members = load_classifiers(inputs["teacher"], work.device)
     if params.min_accuracy is not None:
         if "check_on" not in inputs:
             raise StageError(NAME, "min_accuracy needs samples to measure it on", "add check_on to `from`, such as check_on: split.validation")
         _check_accuracy(members, inputs["check_on"], params)
-    return teacher_of(NAME, members, inputs["samples"], params.views)
+    found = teacher_of(NAME, members, inputs["samples"], params.views)
+    if "ask" not in inputs:
+        return found
+    may_ask = _may_ask(inputs["samples"], inputs["ask"])
+    work.metrics["asked"] = len(may_ask)
+    return replace(found, may_ask=may_ask)
 
 
 @row(
@@ -67,6 +74,7 @@ def setup(inputs: Mapping[str, Table], params: TeacherParams, work: Work) -> Tea
         "samples": Input(requires=["image", "label"], also=[MOSAIC_GRID]),
         "teacher": Input(kind="model"),
         "check_on": Input(requires=["image", "label"], optional=True, trains=False),
+        "ask": Input(optional=True),
     },
     adds=adds,
     setup=setup,
@@ -78,16 +86,17 @@ def teacher(batch: pa.RecordBatch, params: TeacherParams, state: Teacher, draw: 
 
     The label of a view is the mean of the members' softmaxes on the replayed pixels, as in Dataset
     Reinforcement (Faghri et al. 2023, arXiv 2303.08983); with `judge: unseen`, of the members that weren't
-    trained on the sample. Views of one row depend on that row only.
+    trained on the sample. Where `ask` names the samples that the teacher may be asked for, the views of the
+    others have all probability on their row's own label. Views of one row depend on that row only.
 
     Args:
-        batch: B rows with `sample_id`, `image`.
+        batch: B rows with `sample_id`, `image`, `label`.
 
     Returns:
-        The B rows with `views`: list<struct<view parameters, soft_label>>, V views each.
+        The B rows with `views`: list<struct<view parameters, soft_label>>, V views each; and with an `ask`, `asked`.
 
     Raises:
-        StageError: an image can't be decoded, or the teacher's answer is no distribution.
+        StageError: an image can't be decoded, the teacher's answer is no distribution, or a row that it isn't asked for has no label.
         InputError: `judge: unseen`, and a sample that each member saw, or may have seen.
     """
     count = params.views.count
@@ -99,7 +108,10 @@ def teacher(batch: pa.RecordBatch, params: TeacherParams, state: Teacher, draw: 
         fields=list(parts[0].type),
     )
     offsets = pa.array(np.arange(batch.num_rows + 1) * count, pa.int32())
-    return Rows(batch.append_column("views", pa.ListArray.from_arrays(offsets, views)))
+    batch = batch.append_column("views", pa.ListArray.from_arrays(offsets, views))
+    if state.may_ask is None:
+        return Rows(batch)
+    return Rows(batch.append_column("asked", pa.array(state.asked(batch["sample_id"].to_pylist()))))
 
 
 def _label_views(batch: pa.RecordBatch, params: TeacherParams, state: Teacher, draw: Draw) -> pa.StructArray:
@@ -107,11 +119,25 @@ def _label_views(batch: pa.RecordBatch, params: TeacherParams, state: Teacher, d
     ids, count = batch["sample_id"].to_pylist(), params.views.count
     images = decoded(NAME, batch, state)
     views = draw_of(NAME, batch, [pixels_CHW.shape[1:] for pixels_CHW in images], params.views, draw).values
-    pixels = replay([pixels_CHW for pixels_CHW in images for _ in range(count)], views, view_contract(params.views.as_policy()))
-    judges = np.repeat(judges_of(state.members, ids, params.judge), count, axis=1)
-    probs = ensemble_probs(state.members, pixels, params.batch, judges_MB=judges, temperature=params.temperature)
+    asked_B = state.asked(ids)
+    who = [sample_id for sample_id, asked in zip(ids, asked_B, strict=True) if asked]
+    probs = np.zeros((len(views), len(state.members[0].label_names)), np.float32)
+    own = batch.filter(pa.array(~asked_B))
+    probs[np.repeat(~asked_B, count), np.repeat(own_labels(NAME, own, probs.shape[1]), count)] = 1
+    shown = np.flatnonzero(np.repeat(asked_B, count))
+    pixels = replay([images[at // count] for at in shown], views.take(pa.array(shown)), view_contract(params.views.as_policy()))
+    judges = np.repeat(judges_of(state.members, who, params.judge), count, axis=1)
+    probs[shown] = ensemble_probs(state.members, pixels, params.batch, judges_MB=judges, temperature=params.temperature)
     refuse_no_number(NAME, ids, probs)
     return with_labels(views, encode(probs, params.top_k))
+
+
+def _may_ask(samples: Table, ask: Table) -> frozenset[str]:
+    """Those of the samples that `ask` names."""
+    found = frozenset.intersection(*(frozenset(table.frame(["sample_id"])["sample_id"].to_list()) for table in (samples, ask)))
+    if samples.rows and not found:
+        raise StageError(NAME, f"none of the {ask.rows} rows of `ask` is among the {samples.rows} samples", "`ask` should be a choice of the same rows")
+    return found
 
 
 def _check_accuracy(members: Sequence[Classifier], table: Table, params: TeacherParams) -> None:

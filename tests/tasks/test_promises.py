@@ -99,7 +99,7 @@ stages:
   painted: {op: generate.class_diffusion, from: painter, per_class: 2, steps: 2}
   agreed: {op: filter.teacher_agreement, from: {samples: far, teacher: teacher}, min_probability: 0.0}
   mixed: {op: table.mix, from: {real: agreed, synthetic: painted}}
-  ready: {op: reinforce.teacher, from: {samples: mixed, teacher: bought}, views: {count: 2, policy: [identity, affine]}}
+  ready: {op: reinforce.teacher, from: {samples: mixed, teacher: bought, ask: asked}, views: {count: 2, policy: [identity, affine]}}
   edge: {op: reinforce.hard_views, from: {samples: apart.train, teacher: bought, student: folded}, candidates: 4, views: {count: 2, policy: [affine]}}
   calm: {op: reinforce.calibrate, from: ready, thresholds: quantile, discard_below: 20%, soften_below: 50%}
   proof:

@@ -11,11 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+import stillroom
 from stillroom.errors import InputError, StageError
 from stillroom.fields import image_field, label_field
 from stillroom.images import decode_batch, encode_png
 from stillroom.operators import Draw, Work
-from stillroom.soft_labels import decode
+from stillroom.soft_labels import decode, soft_label_type
 from stillroom.tables import MemoryTable
 from stillroom.views import check_contract, label_of, replay
 from tasks.nets.models import folds_of, load_classifiers, model_batch, model_row
@@ -117,6 +118,41 @@ def test_a_sample_that_every_member_may_have_seen_is_named():
 def models_that_saw(what: str) -> MemoryTable:
     rows = models().table.to_pylist()
     return MemoryTable(pa.Table.from_batches([model_batch([row | {"saw": json.dumps(what)} for row in rows])]))
+
+
+def test_a_budget_of_queries_is_spent_on_the_rows_chosen_and_the_others_keep_their_own_label():
+    # A student's margins choose which third of the rows an erring teacher is asked for.
+    names = [f"class-{index}" for index in range(20)]
+    table = samples(30, names)
+    margins = np.random.default_rng(0).random(30).round(3)
+    pool = table.table.append_column("margin", pa.array(margins, pa.float32()))
+    chosen = stillroom.apply("prune.robust_active", pool, seed=7, teacher_accuracy=0.9, keep_rows=10).kept
+    ask = set(chosen["sample_id"])
+    teachers = models(names=names)
+    found = stillroom.apply("reinforce.teacher", table.table, seed=7, inputs={"teacher": teachers, "ask": chosen}, views={"count": 2}, top_k=5, batch=16)
+    assert len(ask) == 10 and found.metrics == {"asked": 10}
+    assert found.kept["asked"].to_list() == [sample_id in ask for sample_id in found.kept["sample_id"]]
+    everybody = stillroom.apply("reinforce.teacher", table.table, seed=7, inputs={"teacher": teachers}, views={"count": 2}, top_k=5, batch=16).kept
+    assert "asked" not in everybody.columns
+    for row, (views, taught) in enumerate(zip(found.kept["views"].to_arrow().to_pylist(), everybody["views"].to_arrow().to_pylist(), strict=True)):
+        if f"s{row}" in ask:
+            assert views == taught
+        else:
+            assert [{**view, "soft_label": None} for view in views] == [{**view, "soft_label": None} for view in taught]
+            own = decode(pa.array([view["soft_label"] for view in views], soft_label_type(20, 5)), 20)
+            assert own == pytest.approx(np.eye(20)[[row % 3] * 2], abs=1e-5)
+
+
+def test_rows_that_nobody_may_ask_for_need_a_label_and_a_choice_of_other_rows_is_refused():
+    table, params, work = samples(3), of_views(), Work("cpu", 1, None, DRAW)
+    bare = MemoryTable(table.table.set_column(2, table.schema.field("label"), pa.array([0, None, 2])))
+    inputs = {"samples": bare, "teacher": models()}
+    assert len(run(bare, params, setup(inputs | {"ask": MemoryTable(bare.table.slice(1, 1))}, params, work))) == 3
+    with pytest.raises(StageError, match="sample 's1' has no label"):
+        run(bare, params, setup(inputs | {"ask": MemoryTable(bare.table.slice(2, 1))}, params, work))
+    other = MemoryTable(pa.table({"sample_id": ["t0", "t1"]}))
+    with pytest.raises(StageError, match="none of the 2 rows of `ask` is among the 3 samples"):
+        setup(inputs | {"ask": other}, params, work)
 
 
 def test_temperature_is_taken_on_each_member():
