@@ -4,7 +4,9 @@ import json
 from types import SimpleNamespace
 
 import numpy as np
+import polars as pl
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 import torch
 from hypothesis import given, settings
@@ -12,6 +14,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 import stillroom
+from stillroom.datasets import TorchSplit
 from stillroom.errors import InputError, StageError
 from stillroom.fields import image_field, label_field
 from stillroom.images import decode_batch, encode_png
@@ -141,6 +144,29 @@ def test_a_budget_of_queries_is_spent_on_the_rows_chosen_and_the_others_keep_the
             assert [{**view, "soft_label": None} for view in views] == [{**view, "soft_label": None} for view in taught]
             own = decode(pa.array([view["soft_label"] for view in views], soft_label_type(20, 5)), 20)
             assert own == pytest.approx(np.eye(20)[[row % 3] * 2], abs=1e-5)
+
+
+def test_labels_follow_their_rows_through_a_choice_of_half_of_them():
+    table = samples(24)
+    params = {"views": {"count": 3}, "batch": 16}
+    taught = stillroom.apply("reinforce.teacher", table.table, seed=7, inputs={"teacher": models()}, **params).kept
+    field = adds(TeacherParams(**params), {"samples": table.schema})["views"]
+
+    def trainer(kept: pl.DataFrame, order: list[int]) -> dict[str, tuple[bytes, bytes]]:
+        chosen = kept.select("sample_id", "image", "label", "views")[order].to_arrow(compat_level=pl.CompatLevel.oldest())
+        split = TorchSplit(
+            MemoryTable(chosen.cast(pa.schema([*[table.schema.field(name) for name in ("sample_id", "image", "label")], field]))), views="stored"
+        )
+        return {item["sample_id"]: (item["image"].numpy().tobytes(), item["soft_label"].numpy().tobytes()) for item in split}
+
+    half = stillroom.apply("prune.random", taught, seed=1, keep="50%").kept
+    whole, some = trainer(taught, list(range(24))), trainer(half, list(range(11, -1, -1)))
+    assert len(some) == 12 and some.items() <= whole.items()
+    # Nor does it matter whether rows are chosen before or after they are labelled, or with how many others.
+    few = stillroom.apply(
+        "reinforce.teacher", table.table.filter(pc.is_in(table.table["sample_id"], pa.array(list(some)))), seed=7, inputs={"teacher": models()}, **params
+    )
+    assert trainer(few.kept, list(range(12))) == some
 
 
 def test_rows_that_nobody_may_ask_for_need_a_label_and_a_choice_of_other_rows_is_refused():
