@@ -70,6 +70,8 @@ stages:
   first: {op: prune.herding, from: looks.train, images_per_class: 1}
   tiled: {op: distill.pca, from: looks.train, images_per_class: 1, grid: 1, score: phash, hard: high}
   seen: {op: reinforce.views, from: tiled, count: 2, policy: [crop, flip]}
+  viewed: {op: reinforce.views, from: looks.train, count: 2, policy: [crop]}
+  pointed: {op: reinforce.prototypes, from: {samples: viewed, known: core}}
   zca: {op: train.zca, from: apart.train}
   whitened: {op: table.whiten, from: {samples: apart.validation, whitening: zca}, side_px: 8, channels: 1}
   experts: {op: train.experts, from: {samples: apart.train, whitening: zca}, net: "mlp:4", experts: 2, epochs: 2, batch_size: 32, augment: [shift]}
