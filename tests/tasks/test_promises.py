@@ -96,7 +96,8 @@ stages:
   bought: {op: ingest.model, from: {check_on: apart.validation}, file: model.safetensors, net: "cnn:4", side_px: 8, channels: 1, mean: [0.3], std: [0.4], classes: classes.txt}
   teacher: {op: train.teacher, from: {samples: apart.train, check_on: apart.validation}, net: "cnn:8", steps: 60, batch_size: 32}
   folded: {op: train.teacher, from: apart.train, net: "cnn:4", steps: 4, batch_size: 16, folds: 2}
-  fair: {op: reinforce.teacher, from: {samples: apart.train, teacher: folded}, judge: unseen, views: {count: 1, policy: [affine]}}
+  fair: {op: reinforce.teacher, from: {samples: looks.train, teacher: folded}, judge: unseen, views: {count: 1, policy: [affine]}}
+  head: {op: train.projector, from: fair, rank: 4, steps: 20}
   painter: {op: train.class_diffusion, from: apart.train, width: 8, steps: 2, batch_size: 8}
   painted: {op: generate.class_diffusion, from: painter, per_class: 2, steps: 2}
   agreed: {op: filter.teacher_agreement, from: {samples: far, teacher: teacher}, min_probability: 0.0}
