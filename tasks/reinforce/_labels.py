@@ -6,14 +6,16 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
+from stillroom.digests import canonical_json
 from stillroom.errors import InputError, StageError
 from stillroom.fields import label_names
 from stillroom.images import ImageFault, decode_batch
 from stillroom.operators import Table
+from stillroom.views import LABEL, label_of
 from tasks.nets.models import Classifier
 from tasks.reinforce._views import Size, Views, common_size, refuse_fault, refuse_other_size
 
-__all__ = ["Teacher", "channels_of", "decoded", "known_names", "own_labels", "refuse_no_number", "teacher_of", "with_labels"]
+__all__ = ["Teacher", "channels_of", "decoded", "known_names", "own_labels", "refuse_no_number", "teacher_of", "varying", "with_labels"]
 
 # B = rows of a batch, C H W = an image, K = classes
 
@@ -104,6 +106,11 @@ def refuse_no_number(operator: str, sample_ids: Sequence[str], probs: np.ndarray
     if len(wrong):
         at = wrong[0] // (len(probs) // len(sample_ids))
         raise StageError(operator, f"sample '{sample_ids[at]}': the {who}'s answer holds NaN or infinity", "look at the model's weights")
+
+
+def varying(field: pa.Field) -> pa.Field:
+    """A column of views of which rows may have different numbers: its metadata says so, and publishing doesn't take it for a fault."""
+    return field.with_metadata({**field.metadata, LABEL: canonical_json(label_of(field) | {"varies": True})})
 
 
 def with_labels(views: pa.StructArray, labels: pa.Array) -> pa.StructArray:

@@ -13,7 +13,7 @@ from stillroom.errors import InputError
 from stillroom.operators import Input, Params, Rows, Table, row
 from stillroom.soft_labels import decode, encode
 from stillroom.views import label_of
-from tasks.reinforce._labels import own_labels, with_labels
+from tasks.reinforce._labels import own_labels, varying, with_labels
 
 # B = rows of a batch, M = all views of them, K = classes, U = labels that occur
 
@@ -69,7 +69,7 @@ def _adds(params: CalibrateParams, schemas: Mapping[str, pa.Schema]) -> dict[str
     field = schemas["samples"].field("views")
     if label_of(field).get("num_classes") is None:
         raise InputError("column 'views'", "holds no teacher's labels, so there is no confidence to go by", "reinforce.teacher stores them")
-    return {"views": field, "views_discarded": pa.int32(), "views_softened": pa.int32()}
+    return {"views": varying(field), "views_discarded": pa.int32(), "views_softened": pa.int32()}
 
 
 def setup(inputs: Mapping[str, Table], params: CalibrateParams) -> Calibration:

@@ -12,7 +12,7 @@ from stillroom.operators import Draw, Input, Params, Rows, Table, Work, row
 from stillroom.soft_labels import encode, soft_label_type
 from stillroom.views import MOSAIC_GRID, replay, view_contract, views_field
 from tasks.nets.models import Classifier, Judges, ensemble_probs, judges_of, load_classifiers
-from tasks.reinforce._labels import Teacher, channels_of, decoded, known_names, own_labels, refuse_no_number, teacher_of
+from tasks.reinforce._labels import Teacher, channels_of, decoded, known_names, own_labels, refuse_no_number, teacher_of, varying
 from tasks.reinforce._views import Views, draw_of
 
 # B = rows of a batch, T = candidates a row, K = classes
@@ -56,7 +56,8 @@ def adds(params: HardViewsParams, schemas: Mapping[str, pa.Schema]) -> dict[str,
     """
     num_classes = len(known_names(schemas["samples"]))
     label = {"num_classes": num_classes, "top_k": params.top_k, "temperature": 1.0}
-    return {"views": views_field(view_contract(params.views.as_policy()), soft_label_type(num_classes, params.top_k), label), "hard_views": pa.int32()}
+    views = views_field(view_contract(params.views.as_policy()), soft_label_type(num_classes, params.top_k), label)
+    return {"views": varying(views), "hard_views": pa.int32()}
 
 
 def setup(inputs: Mapping[str, Table], params: HardViewsParams, work: Work) -> Pair:

@@ -13,7 +13,7 @@ from stillroom.errors import InputError, StageError
 from stillroom.fields import label_names
 from stillroom.operators import Input, Params, Rows, Table, row
 from stillroom.soft_labels import encode, soft_label_type
-from stillroom.views import contract_of, label_of, views_field
+from stillroom.views import check_contract, label_of, views_field
 from tasks.reinforce._labels import own_labels, with_labels
 
 # B = rows of a batch, D = numbers of a vector, K = classes
@@ -44,7 +44,7 @@ def _adds(params: PrototypesParams, schemas: Mapping[str, pa.Schema]) -> dict[st
         if "num_classes" in label_of(field):
             raise InputError("column 'views'", "holds a teacher's labels already", "take samples without them, or with views of reinforce.views")
         label = {"num_classes": classes, "top_k": params.top_k, "temperature": params.temperature}
-        added["views"] = views_field(contract_of(field), soft_label_type(classes, params.top_k), label)
+        added["views"] = views_field(check_contract(field), soft_label_type(classes, params.top_k), label)
     return added
 
 

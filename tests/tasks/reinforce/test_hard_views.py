@@ -110,7 +110,12 @@ def test_the_written_column_is_the_declared_one_and_a_trainer_reads_it():
     table, params = samples(), asked(views={"count": 2, **POLICY, "side_px": 6})
     found, declared = run(table, params), adds(params, {"samples": table.schema})
     assert found["views"].type == declared["views"].type
-    assert check_contract(declared["views"])["side_px"] == 6 and label_of(declared["views"]) == {"num_classes": 3, "top_k": 10, "temperature": 1.0}
+    assert check_contract(declared["views"])["side_px"] == 6 and label_of(declared["views"]) == {
+        "num_classes": 3,
+        "top_k": 10,
+        "temperature": 1.0,
+        "varies": True,
+    }
     split = TorchSplit(
         MemoryTable(pa.Table.from_batches([found]).cast(pa.schema([*table.schema, declared["views"], pa.field("hard_views", pa.int32())]))), views="stored"
     )
