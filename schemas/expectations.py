@@ -5,6 +5,7 @@ into a temporary SQLite file, where it counts in SQL: memory stays bounded whate
 Images never go there. This is the only file that imports Great Expectations.
 """
 
+import json
 import os
 import sqlite3
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -24,6 +25,7 @@ from schemas.recipe import SPLITS, Require
 from schemas.wording import near, shown
 from stillroom.errors import GateError, RecipeError, RecipeErrors
 from stillroom.fields import light_names
+from stillroom.views import LABEL
 
 __all__ = ["Check", "CheckResult", "columns_of", "run_checks", "suite_for"]
 
@@ -98,7 +100,7 @@ def suite_for(schema: pa.Schema, require: Require, label_names: Sequence[str] | 
     """
     bounds = [check.rows for check in require.checks if isinstance(check, RowCount)]
     checks = [] if bounds else [Check("schema: at least 1 row", ROWS, arguments={"min_value": 1})]
-    checks += [check for check in _schema_checks(label_names) if set(check.needs) <= set(schema.names)]
+    checks += [check for check in _schema_checks(schema, label_names) if set(check.needs) <= set(schema.names)]
     faults: list[RecipeError] = []
     for place, declared in enumerate(require.checks):
         where = f"publish.require.checks.{place}"
@@ -141,7 +143,7 @@ class _Unfit(Exception):
     """A declared check that this table can't be judged by: a problem, and a way out."""
 
 
-def _schema_checks(label_names: Sequence[str] | None) -> list[Check]:
+def _schema_checks(schema: pa.Schema, label_names: Sequence[str] | None) -> list[Check]:
     """What the usual columns mean; those of columns that a table lacks fall away."""
     checks = [
         _plain("schema: sample_id not null", NOT_NULL, "sample_id"),
@@ -161,7 +163,10 @@ def _schema_checks(label_names: Sequence[str] | None) -> list[Check]:
             _plain("schema: label_name in the class names", IN_SET, "label_name", value_set=names),
             Check("schema: label_name is the name of label", IN_SET, "label_name", {"value_set": [1]}, named, ("label", "label_name")),
         ]
-    # One count for all rows that have views, whatever it is: an epoch must find a view of every sample.
+    told = (schema.field("views").metadata or {}).get(LABEL) if "views" in schema.names else None
+    if told and json.loads(told).get("varies"):
+        return checks  # views were chosen, and a row has as many as were fit
+    # One count for all rows that have views, whatever it is: fewer of one is a fault on the way.
     count = partial(_list_lengths, name="views")
     return [*checks, Check("schema: views the same number in each row", DISTINCT, "views", {"max_value": 1}, count, ("views",))]
 

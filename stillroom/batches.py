@@ -15,11 +15,13 @@ import pyarrow as pa
 
 from stillroom.draws import Draw
 from stillroom.errors import InputError, StoreError
+from stillroom.fields import label_names
 from stillroom.images import ImageFault, decode, resize, with_channels
 from stillroom.operators import Table
+from stillroom.partners import Partners, mixed_in
 from stillroom.soft_labels import decode as decode_labels
 from stillroom.tables import one_array
-from stillroom.views import VIEW_TYPE, check_contract, identity_views, label_of, replay
+from stillroom.views import anchor_weights, check_contract, identity_views, label_of, mixes, replay
 
 __all__ = ["PIXELS_COLUMN", "SHAPE", "Look", "Shown", "Viewer", "note_read"]
 
@@ -92,6 +94,8 @@ class Viewer:
         self._contract: dict[str, Any] | None = None
         self._told: dict[str, Any] | None = None
 
+        self._partners = Partners(table, channels=look.channels)
+
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_checked": False, "_contract": None, "_told": None}
 
@@ -115,7 +119,8 @@ class Viewer:
 
         In epoch e a row shows its view (o + e) mod V, V views a row, o by its id and the seed: each once before any
         comes again, and not all rows their first view at once. A row without stored views comes as it is, with
-        all probability on its label. Views that no teacher labelled have their row's label alone.
+        all probability on its label. Views that no teacher labelled have their row's label alone; where they mix, soft
+        labels weigh it and the partner's as the images are. Views drawn with a `strength` come in their order, and the last stays.
 
         Args:
             taken: R rows.
@@ -187,23 +192,44 @@ class Viewer:
     ) -> tuple[np.ndarray, np.ndarray | None]:
         """Pixels uint8 [B, C, side, side] of each row's view at its turn, and its soft labels float32 [B, K], if there are any."""
         assert self._contract is not None
+        field = self.table.schema.field("views")
         counts_B = views.value_lengths().fill_null(0).to_numpy()
         stored, plain = np.flatnonzero(counts_B), np.flatnonzero(counts_B == 0)
-        start = Draw(self.look.seed, "datasets.view")
-        first_S = np.array([start.integer(sample_ids[at]) % int(counts_B[at]) for at in stored], np.int64)
-        chosen_S = (first_S + turns_B[stored]) % counts_B[stored]
-        records = views.values.take(pa.array(views.offsets.to_numpy()[stored] + chosen_S))
-        drawn = pa.StructArray.from_arrays([records.field(field.name) for field in VIEW_TYPE], fields=list(VIEW_TYPE))
-        whole = identity_views(np.array([images[at].shape[1:] for at in plain], np.int64))
-        in_order = np.argsort(np.concatenate([stored, plain]))
-        pixels_BCHW = replay(images, pa.concat_arrays([drawn, whole]).take(pa.array(in_order)), self._contract)
-        num_classes = label_of(self.table.schema.field("views")).get("num_classes")
+        numbers_S = self._numbers([sample_ids[at] for at in stored], turns_B[stored], counts_B[stored])
+        drawn = views.values.take(pa.array(views.offsets.to_numpy()[stored] + numbers_S))
+        whole = identity_views(np.array([images[at].shape[1:] for at in plain], np.int64), drawn.type)
+        records = pa.concat_arrays([drawn, whole]).take(pa.array(np.argsort(np.concatenate([stored, plain]))))
+        pixels_BCHW = replay(images, records, self._contract, mixed_in(sample_ids, records, self._contract, self._partners.fetch))
+        num_classes = label_of(field).get("num_classes")
         if num_classes is None:
-            return pixels_BCHW, None
+            return pixels_BCHW, self._mixed_labels(records, sample_ids, labels_B, pixels_BCHW.shape[2:]) if mixes(drawn.type) else None
         probs_BK = np.zeros((len(images), num_classes), np.float32)
-        probs_BK[stored] = decode_labels(records.field("soft_label"), num_classes)
+        probs_BK[stored] = decode_labels(drawn.field("soft_label"), num_classes)
         probs_BK[plain, labels_B[plain]] = 1
         return pixels_BCHW, probs_BK
+
+    def _numbers(self, sample_ids: list[str], turns_S: np.ndarray, counts_S: np.ndarray) -> np.ndarray:
+        """Which of its views each sample shows at its turn, int64 [S]."""
+        assert self._contract is not None
+        if "strength" in self._contract:
+            # Views that grow stronger come in their order, and the last one stays.
+            return np.minimum(turns_S, counts_S - 1)
+        start = Draw(self.look.seed, "datasets.view")
+        first_S = np.array([start.integer(sample_id) % int(count) for sample_id, count in zip(sample_ids, counts_S, strict=True)], np.int64)
+        return (first_S + turns_S) % counts_S
+
+    def _mixed_labels(self, views: pa.StructArray, sample_ids: list[str], labels_B: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
+        """Hard labels weighted as the images are mixed, float32 [B, K]."""
+        names = label_names(self.table.schema)
+        if not names:
+            raise StoreError("column 'label'", "has no class names, which labels of mixed views need", "declare them at ingest")
+        own_B = anchor_weights(views, *size).astype(np.float32)
+        probs_BK = np.zeros((len(views), len(names)), np.float32)
+        rows = np.arange(len(views))
+        probs_BK[rows, labels_B] = own_B
+        partners = [partner or sample_id for partner, sample_id in zip(views.field("partner").to_pylist(), sample_ids, strict=True)]
+        np.add.at(probs_BK, (rows, self._partners.labels(partners)), 1 - own_B)
+        return probs_BK
 
     def _normalised(self, pixels: pa.FixedSizeListArray) -> np.ndarray:
         """A vector column as float32 [B, C, S, S]; `training` has a mean for each channel."""

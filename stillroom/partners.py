@@ -82,6 +82,11 @@ class Partners:
         images = [decode_batch([image], channels=self.channels)[0] for image in found["image"].to_pylist()]
         return [images[at] for at in back_M], views.values.take(pa.array(views.offsets.to_numpy()[:-1][back_M] + numbers_M))
 
+    def labels(self, sample_ids: Sequence[str]) -> np.ndarray:
+        """The labels of samples, int64 [B]."""
+        ids, back_B = np.unique(np.array(sample_ids, object), return_inverse=True)
+        return one_array(self.table.take(self._rows(ids), ["label"])["label"]).to_numpy(zero_copy_only=False).astype(np.int64)[back_B]
+
     def _rows(self, ids: np.ndarray) -> np.ndarray:
         hashes_N, rows_N = self._index
         at = np.searchsorted(hashes_N, np.fromiter(map(hash, ids), np.int64, len(ids)))

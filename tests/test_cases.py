@@ -10,6 +10,7 @@ from typing import Any
 
 import lance
 import numpy as np
+import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -17,13 +18,20 @@ import torch
 from safetensors.torch import save_file
 from scipy.special import softmax
 
+import stillroom
 from flows.build import build_recipe
 from flows.plan import make_plan
+from stillroom import registry
+from stillroom.datasets import TorchSplit, loader
 from stillroom.errors import StillroomError
+from stillroom.fields import image_field, label_field
+from stillroom.images import encode_png
 from stillroom.snapshots import manifest_of
 from stillroom.soft_labels import decode, encode, soft_label_type
 from stillroom.stores import Store
+from stillroom.tables import MemoryTable
 from storage.verify import verify
+from tasks.reinforce.views import ViewsParams
 from tests.fuzz.builds import Killed, build, dying
 from tests.photos import paint
 
@@ -38,7 +46,7 @@ def photos(folder: Path, count: int, side_px: int = 6) -> Path:
 
 def test_every_case_in_the_table_names_a_test_that_is_there():
     table = re.findall(r"^\| ([A-Z]\d\d) \| (.+) \|$", (TESTS / "README.md").read_text(), re.MULTILINE)
-    assert len({case for case, _ in table}) == len(table) >= 36
+    assert len({case for case, _ in table}) == len(table) >= 43
     for case, tests in table:
         for file, name in re.findall(r"`([\w/]+\.py)::(\w+)`", tests) or [("", "")]:
             assert re.search(rf"^def {name}\(", (TESTS / file).read_text(), re.MULTILINE), f"{case}: {file}::{name}"
@@ -73,6 +81,31 @@ def test_c03_a_teacher_counts_by_its_weights_not_by_where_they_lie(recipe, store
         return make_plan(recipe(text), store).stages[0].prints.table
 
     assert prints("a") == prints("copy/b") != prints("c")
+
+
+def seen_by_a_trainer(rows: int, num_workers: int, batch_size: int, epochs: int = 2) -> list[dict[str, bytes]]:
+    """For each epoch, in the order of the samples, the bytes of each one's view."""
+    pixels = np.random.default_rng(0).integers(0, 256, (rows, 8, 8, 1), dtype=np.uint8)
+    schema = pa.schema([pa.field("sample_id", pa.string()), image_field(), label_field(["x", "y"])])
+    table = pa.table([[f"s{row}" for row in range(rows)], [encode_png(image) for image in pixels], [row % 2 for row in range(rows)]], schema=schema)
+    drawn = stillroom.apply("reinforce.views", table, count=4, policy=["crop", "flip", "affine"]).kept["views"]
+    field = registry.load("reinforce.views").added(ViewsParams(policy=("crop", "flip", "affine")), {"samples": schema})["views"]
+    views = drawn.to_arrow(compat_level=pl.CompatLevel.oldest()).cast(field.type)
+    batches = loader(TorchSplit(MemoryTable(table.append_column(field, views)), views="stored", seed=3), batch_size=batch_size, num_workers=num_workers)
+    return [{name: image.numpy().tobytes() for batch in batches for name, image in zip(batch["sample_id"], batch["image"], strict=True)} for _ in range(epochs)]
+
+
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")  # more workers than cores are meant
+def test_d01_workers_and_batch_size_have_no_part_in_what_a_trainer_sees():
+    seen = {str([list(epoch.items()) for epoch in seen_by_a_trainer(64, workers, batch)]) for workers, batch in ((1, 7), (2, 64), (5, 7), (0, 64))}
+    assert len(seen) == 1
+
+
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")  # more workers than cores are meant
+def test_d02_no_two_workers_and_no_two_epochs_show_the_same_view():
+    first, again = seen_by_a_trainer(8, 4, 1), seen_by_a_trainer(8, 4, 1)
+    assert first == again and list(first[0]) != list(first[1])
+    assert len({view for epoch in first for view in epoch.values()}) == 16
 
 
 RESUMED = """name: pets

@@ -11,9 +11,9 @@ from stillroom.errors import InputError
 from stillroom.fields import label_field, label_names
 from stillroom.images import ImageFault, decode_batch
 from stillroom.operators import Input, Params, Rows, Table, Work, row
-from tasks.nets.models import Classifier, ensemble_probs, load_classifiers
+from tasks.nets.models import Classifier, Judges, ensemble_probs, judges_of, load_classifiers
 
-# B = rows of a batch, J = those that are judged, K = classes
+# B = rows of a batch, J = those that are judged, M = members of the teacher, K = classes
 
 
 class TeacherAgreementParams(Params):
@@ -23,6 +23,7 @@ class TeacherAgreementParams(Params):
         default=0.0, ge=0, le=1, description="Drop below this probability of the row's label, though it be the teacher's first choice."
     )
     only_synthetic: bool = Field(default=False, description="Judge rows with `synthetic` true only; the others stay, with null in the added columns.")
+    judge: Judges = Field(default="all", description="Which members judge a sample: all, or those alone that didn't see it in training.")
     batch: int = Field(default=256, ge=1, description="Images that the teacher sees at once; the last batch is filled up.")
 
 
@@ -52,18 +53,21 @@ def _setup(inputs: Mapping[str, Table], params: TeacherAgreementParams, work: Wo
 def teacher_agreement(batch: pa.RecordBatch, params: TeacherAgreementParams, state: Teacher) -> Rows:
     """Drop rows whose label isn't the teacher's first choice, or is so with too little probability.
 
-    The teacher is the mean of the softmaxes of all models of its table. `teacher_label` is its first
+    The teacher is the mean of the softmaxes of all models of its table; with `judge: unseen`, of those that
+    weren't trained on the sample. `teacher_label` is its first
     choice (of equal ones the lowest class), `teacher_probability` what it gives the row's own label.
     An image that can't be decoded is rejected.
 
     Raises:
-        InputError: the teacher lacks one of the samples' classes, or a label is none of them.
+        InputError: the teacher lacks one of the samples' classes, or a label is none of them; with
+            `judge: unseen`, a sample that each model saw, or may have seen.
     """
     labels_B = batch["label"].to_numpy(zero_copy_only=False)
     judged_B = batch["synthetic"].fill_null(False).to_numpy(zero_copy_only=False) if params.only_synthetic else np.ones(len(labels_B), bool)
     pixels, rejected = _decoded(batch["image"], judged_B)
     judged = np.array(sorted(pixels), np.int64)
-    probs_JK = _asked(state.members, [pixels[place] for place in judged], params.batch)
+    judges_MJ = judges_of(state.members, [batch["sample_id"][place].as_py() for place in judged.tolist()], params.judge)
+    probs_JK = _asked(state.members, [pixels[place] for place in judged], judges_MJ, params.batch)
     first, probability, dropped = (np.full(len(labels_B), None, object) for _ in range(3))
     for place, probs_K in zip(judged, probs_JK, strict=True):
         label = labels_B[place]
@@ -90,13 +94,13 @@ def _decoded(images: pa.Array, judged_B: np.ndarray) -> tuple[dict[int, np.ndarr
     return pixels, reasons
 
 
-def _asked(members: list[Classifier], pixels: list[np.ndarray], batch: int) -> np.ndarray:
+def _asked(members: list[Classifier], pixels: list[np.ndarray], judges_MJ: np.ndarray, batch: int) -> np.ndarray:
     """The teacher's probabilities of images of any sizes, float32 [J, K]."""
     probs_JK = np.zeros((len(pixels), len(members[0].label_names)), np.float32)
     # A stack holds one size; a member resizes it to its own.
     for shape in {image.shape for image in pixels}:
         alike = [place for place, image in enumerate(pixels) if image.shape == shape]
-        probs_JK[alike] = ensemble_probs(members, np.stack([pixels[place] for place in alike]), batch)
+        probs_JK[alike] = ensemble_probs(members, np.stack([pixels[place] for place in alike]), batch, judges_MB=judges_MJ[:, alike])
     return probs_JK
 
 

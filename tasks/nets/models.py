@@ -2,15 +2,16 @@
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pyarrow as pa
 from blake3 import blake3
 
 from stillroom.digests import canonical_json
+from stillroom.draws import Draw
 from stillroom.errors import InputError, StageError
 from stillroom.fields import with_meaning
 from stillroom.images import resize
@@ -23,9 +24,12 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Classifier",
+    "Judges",
     "accuracy",
     "ensemble_probs",
+    "folds_of",
     "ids_seen",
+    "judges_of",
     "load_classifiers",
     "measured_on",
     "model_batch",
@@ -33,9 +37,10 @@ __all__ = [
     "refuse_below",
 ]
 
-# B = images, C H W = image, K = classes, D = features
+# B = images, C H W = image, K = classes, D = features, M = members of an ensemble
 
 Saw = Mapping[str, Any] | str
+Judges = Literal["all", "unseen"]
 
 
 @dataclass(frozen=True)
@@ -51,16 +56,18 @@ class Classifier:
     Args:
         config: what the row's `config` says: net, channels, side_px, mean, std, label_names; and, for a
             model that came with more or other classes, `head_classes` and `outputs`: the net's output of each label.
+        saw: what the row says of the samples that it was trained on.
     """
 
     net: "nn.Module"
     config: Mapping[str, Any]
     model_id: str
     device: str
+    saw: Saw = "unknown"
 
     @classmethod
     def from_row(cls, row: Mapping[str, Any], device: str) -> "Classifier":
-        """Rebuild the classifier of one row (with the columns `model_id`, `config`, `weights`).
+        """Rebuild the classifier of one row (with the columns `model_id`, `config`, `saw`, `weights`).
 
         Raises:
             InputError: the row holds another kind of model.
@@ -79,7 +86,7 @@ class Classifier:
         with torch.random.fork_rng(devices=[]):  # the initial weights that `build` draws are thrown away
             net = build(config["net"], num_classes=config.get("head_classes", config["num_classes"]), channels=config["channels"], side_px=config["side_px"])
         net.load_state_dict(load(row["weights"]))
-        return cls(net.to(device).eval(), config, row["model_id"], device)
+        return cls(net.to(device).eval(), config, row["model_id"], device, json.loads(row["saw"]))
 
     @property
     def label_names(self) -> list[str]:
@@ -118,7 +125,14 @@ class Classifier:
         now = self.config.get("outputs") or range(len(own))
         changed = {"label_names": list(label_names), "num_classes": len(label_names), "outputs": [now[own.index(name)] for name in label_names]}
         config = {**self.config, "head_classes": self.config.get("head_classes", self.config["num_classes"]), **changed}
-        return Classifier(self.net, config, self.model_id, self.device)
+        return replace(self, config=config)
+
+    def unseen(self, sample_ids: Sequence[str]) -> np.ndarray:
+        """Of which of these samples it is sure that the model wasn't trained on them, bool [B]: those of the fold that it left out."""
+        left_out = self.saw.get("left_out") if isinstance(self.saw, Mapping) else None
+        if left_out is None:
+            return np.full(len(sample_ids), self.saw == "none")
+        return folds_of(sample_ids, left_out["folds"], left_out["seed"]) == left_out["fold"]
 
     @property
     def _called(self) -> str:
@@ -158,17 +172,48 @@ def load_classifiers(table: Table, device: str) -> list[Classifier]:
     Raises:
         InputError: there is none, one is no classifier, or the members don't know the same labels.
     """
-    rows = table.take(range(table.rows), ["model_id", "config", "weights"]).to_pylist()
+    rows = table.take(range(table.rows), ["model_id", "config", "saw", "weights"]).to_pylist()
     members = [Classifier.from_row(row, device) for row in rows]
     if not members:
         raise InputError("models", "the table is empty")
     return [member.with_labels(members[0].label_names) for member in members]
 
 
-def ensemble_probs(members: Sequence[Classifier], pixels_BCHW: np.ndarray, batch: int) -> np.ndarray:
-    """The mean of the members' softmaxes (not of their logits), float32 [B, K]; summed in float64, in member order."""
-    total_BK: Any = sum(member.probs(pixels_BCHW, batch).astype(np.float64) for member in members)
-    return (total_BK / len(members)).astype(np.float32)
+def ensemble_probs(
+    members: Sequence[Classifier], pixels_BCHW: np.ndarray, batch: int, *, judges_MB: np.ndarray | None = None, temperature: float | None = None
+) -> np.ndarray:
+    """The mean of the members' softmaxes (not of their logits), float32 [B, K]; summed in float64, in member order.
+
+    Args:
+        judges_MB: which members judge which images, as `judges_of` gives it; None lets all judge all.
+        temperature: at which each softmax is taken; None leaves the members' answers to the bit.
+    """
+    judges_MB = np.ones((len(members), len(pixels_BCHW)), bool) if judges_MB is None else judges_MB
+    total_BK = np.zeros((len(pixels_BCHW), len(members[0].label_names)))
+    for member, judged_B in zip(members, judges_MB, strict=True):
+        if judged_B.any():
+            probs_BK = member.probs(pixels_BCHW[judged_B], batch).astype(np.float64)
+            if temperature is not None:
+                # p^(1/T), normalised, is the softmax at T: the logits' constant falls out.
+                probs_BK **= 1 / temperature
+                probs_BK /= probs_BK.sum(axis=1, keepdims=True)
+            total_BK[judged_B] += probs_BK
+    return (total_BK / judges_MB.sum(axis=0)[:, None]).astype(np.float32)
+
+
+def judges_of(members: Sequence[Classifier], sample_ids: Sequence[str], who: Judges) -> np.ndarray:
+    """Which members judge which samples, bool [M, B]: all of them, or those that are sure not to have seen a sample.
+
+    Raises:
+        InputError: a sample that no member may judge.
+    """
+    if who == "all":
+        return np.ones((len(members), len(sample_ids)), bool)
+    judges_MB = np.stack([member.unseen(sample_ids) for member in members])
+    if len(alone := np.flatnonzero(~judges_MB.any(axis=0))):
+        problem = f"was seen by each of {len(members)} models, or may have been, and judge is {who}"
+        raise InputError(f"sample '{sample_ids[alone[0]]}'", problem, "train them with `folds`, or write judge: all")
+    return judges_MB
 
 
 def accuracy(members: Sequence[Classifier], pixels_BCHW: np.ndarray, labels_B: np.ndarray, batch: int) -> float:
@@ -207,9 +252,23 @@ def refuse_below(floor: float | None, metrics: Mapping[str, Any], operator: str)
         )
 
 
-def ids_seen(sample_ids: Sequence[str]) -> dict[str, Any]:
-    """What a model row's `saw` says of its training samples: how many, and a digest of the sorted ids."""
-    return {"rows": len(sample_ids), "ids_digest": blake3("\n".join(sorted(sample_ids)).encode()).hexdigest()}
+def folds_of(sample_ids: Sequence[str], folds: int, seed: int) -> np.ndarray:
+    """The fold of each sample, int64 [B], 0 to folds - 1.
+
+    It hangs on the sample's id and the seed alone: whoever meets a sample later can tell which model left it
+    out, and rows that come or go move no other.
+    """
+    return np.floor(Draw(seed, "folds").uniform(sample_ids, 1)[:, 0] * folds).astype(np.int64)
+
+
+def ids_seen(sample_ids: Sequence[str], left_out: Mapping[str, int] | None = None) -> dict[str, Any]:
+    """What a model row's `saw` says of its training samples: how many, and a digest of the sorted ids.
+
+    Args:
+        left_out: the fold that wasn't among them: `fold`, `folds` and `seed`, as `folds_of` takes them.
+    """
+    saw = {"rows": len(sample_ids), "ids_digest": blake3("\n".join(sorted(sample_ids)).encode()).hexdigest()}
+    return saw | ({"left_out": dict(left_out)} if left_out else {})
 
 
 def model_row(net_module: "nn.Module", config: Mapping[str, Any], seed: int, metrics: Mapping[str, Any], saw: Saw) -> dict[str, Any]:

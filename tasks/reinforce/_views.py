@@ -83,17 +83,17 @@ def draw_of(operator: str, batch: pa.RecordBatch, sizes: Sequence[Size], views: 
         raise StageError(operator, str(error), f"'{MOSAIC_GRID}' should be a column that distill.pca made") from error
 
 
-def drawn_partners(table: Table, peers: Peers, views: Views, draw: Draw, decoded: Callable[[str, pa.Scalar], np.ndarray]) -> Fetch:
+def drawn_partners(table: Table, peers: Peers, views: Views, draw: Draw, decoded: Callable[[pa.RecordBatch], list[np.ndarray]]) -> Fetch:
     """For `mixed_in`: images of samples of `table`, and of each the view of that number, which is drawn again here.
 
     Args:
-        decoded: for a sample id and its encoded image the pixels, uint8 [C, H, W].
+        decoded: for rows with `sample_id` and `image` their pixels, uint8 [C, H, W] each.
     """
 
     def fetch(sample_ids: Sequence[str], numbers_M: np.ndarray) -> tuple[list[np.ndarray], pa.StructArray]:
         names = [name for name in ("sample_id", "image", MOSAIC_GRID) if name in table.schema.names]
-        batch = table.take([peers.row(sample_id) for sample_id in sample_ids], names)
-        images = [decoded(sample_id, image) for sample_id, image in zip(sample_ids, batch["image"], strict=True)]
+        batch = table.take([peers.row(sample_id) for sample_id in sample_ids], names).combine_chunks().to_batches()[0]
+        images = decoded(batch)
         sizes = np.array([pixels_CHW.shape[1:] for pixels_CHW in images])
         return images, draw_view(views.as_policy(), sample_ids, sizes, draw, numbers_M, views.count, _grids(batch))
 

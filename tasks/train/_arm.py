@@ -14,7 +14,7 @@ from stillroom.operators import Draw, Table
 from stillroom.partners import Partners, mixed_in
 from stillroom.scratch import memory_map
 from stillroom.soft_labels import decode
-from stillroom.views import check_contract, label_of, replay
+from stillroom.views import check_contract, identity_views, label_of, mixed_columns, replay
 from tasks.nets.samples import load_images, load_labels
 from tasks.nets.training import index_batches
 
@@ -67,18 +67,20 @@ def load_hard(samples: Table, scratch: Path, side_px: int | None, channels: Lite
 def load_stored(samples: Table, scratch: Path, side_px: int | None, channels: Literal[1, 3] | None, epochs: int) -> Arm:
     """The first `epochs` stored views of each sample, replayed once, and their soft labels; the sample's own where no teacher gave some.
 
-    A sample with fewer views than others repeats its own. The pixels lie in a file under `scratch`,
-    C S^2 bytes a view; in memory there are one batch and the labels as they are stored.
+    A sample with fewer views than others repeats its own; one without any is seen plain and sure of its label, as trainers
+    see it. The pixels lie in a file under `scratch`, C S^2 bytes a view; in memory there are one batch and the labels as they are stored.
 
     Raises:
         StoreError: this stillroom replays otherwise than the one that made the views.
-        InputError: a sample has no view, or an image can't be decoded.
+        InputError: no sample has a view, views mix under hard labels, or an image can't be decoded.
     """
     contract = check_contract(samples.schema.field("views"))
+    if mixed_columns(samples.schema) and "num_classes" not in label_of(samples.schema.field("views")):
+        raise InputError("views", "mix other samples in under hard labels, which students of a proof don't take", "let reinforce.teacher label them")
     column = pa.chunked_array([batch.column(0) for batch in samples.scan(["views"], batch_size=READ_ROWS)], samples.schema.field("views").type).combine_chunks()
     counts_N = np.diff(column.offsets.to_numpy())
-    if not len(counts_N) or not counts_N.all():
-        raise InputError("views", f"{(counts_N == 0).sum()} of {len(counts_N)} samples have none", "reinforce.teacher or reinforce.views gives each some")
+    if not counts_N.any():
+        raise InputError("views", f"none of {len(counts_N)} samples has one", "reinforce.teacher or reinforce.views gives each some")
     starts_N, structs = column.offsets.to_numpy()[:-1], column.values
     views = min(epochs, int(counts_N.max()))
     pixels_VNCSS: np.ndarray | None = None
@@ -88,9 +90,8 @@ def load_stored(samples: Table, scratch: Path, side_px: int | None, channels: Li
         images, ids = _decoded(batch["image"], row, channels), batch["sample_id"].to_pylist()
         rows = slice(row, row + len(images))
         for view in range(views):
-            shown = structs.take(_at(view, starts_N[rows], counts_N[rows]))
-            seen_BCHW = replay(images, shown, contract, mixed_in(ids, shown, contract, partners.fetch))
-            seen_BCSS = _squared(seen_BCHW, row, side_px)
+            shown = _records(structs, view, starts_N[rows], counts_N[rows], images)
+            seen_BCSS = _squared(replay(images, shown, contract, mixed_in(ids, shown, contract, partners.fetch)), row, side_px)
             if pixels_VNCSS is None:
                 pixels_VNCSS = memory_map(scratch / "views", (views, samples.rows, *seen_BCSS.shape[1:]), np.uint8)
             pixels_VNCSS[view, rows] = seen_BCSS
@@ -101,7 +102,11 @@ def load_stored(samples: Table, scratch: Path, side_px: int | None, channels: Li
     def targets(views_B: np.ndarray, rows_B: np.ndarray) -> np.ndarray:
         if num_classes is None:
             return labels_N[rows_B]
-        return decode(structs.field("soft_label").take(_at(views_B, starts_N[rows_B], counts_N[rows_B])), num_classes)
+        has_B = counts_N[rows_B] > 0
+        probs_BK = np.zeros((len(rows_B), num_classes), np.float32)
+        probs_BK[~has_B, labels_N[rows_B[~has_B]]] = 1
+        probs_BK[has_B] = decode(structs.field("soft_label").take(_at(views_B[has_B], starts_N[rows_B[has_B]], counts_N[rows_B[has_B]])), num_classes)
+        return probs_BK
 
     return Arm(pixels_VNCSS, targets, names)  # type: ignore[arg-type]  # there is a row, so there is an array
 
@@ -126,6 +131,15 @@ def weighed(arm: Arm, samples: Table) -> Arm:
         return (one_hot_KK[found] if found.ndim == 1 else found) * weight_N[rows_B, None]
 
     return Arm(arm.pixels_VNCSS, targets, arm.label_names)
+
+
+def _records(structs: pa.StructArray, view: int, starts_B: np.ndarray, counts_B: np.ndarray, images: list[np.ndarray]) -> pa.StructArray:
+    """For each of B images, the view of this number; the plain one where it has none."""
+    has_B = counts_B > 0
+    stored = structs.take(_at(view, starts_B[has_B], counts_B[has_B]))
+    plain = identity_views(np.array([image_CHW.shape[1:] for image_CHW, has in zip(images, has_B, strict=True) if not has], np.int64), structs.type)
+    order_B = np.argsort(np.concatenate([np.flatnonzero(has_B), np.flatnonzero(~has_B)]))
+    return pa.concat_arrays([stored, plain]).take(pa.array(order_B))
 
 
 def _at(views_B: np.ndarray | int, starts_B: np.ndarray, counts_B: np.ndarray) -> pa.Array:

@@ -1,6 +1,7 @@
-"""train.teacher: train classifiers on labelled images, several seeds as an ensemble."""
+"""train.teacher: train classifiers on labelled images, several seeds as an ensemble, each on all or all but a fold."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -10,9 +11,10 @@ from pydantic import Field
 from schemas.quantities import Fraction
 from stillroom.errors import StageError
 from stillroom.operators import Draw, Input, Params, Table, Unit, Work, train
+from stillroom.tables import BaseTable
 from stillroom.views import ViewPolicy, draw_views, replay, view_contract
-from tasks.nets.models import Classifier, ids_seen, measured_on, model_batch, model_row, refuse_below
-from tasks.nets.samples import Labelled, load_labelled
+from tasks.nets.models import Classifier, folds_of, ids_seen, measured_on, model_batch, model_row, refuse_below
+from tasks.nets.samples import Labelled, load_labelled, load_labels
 from tasks.nets.training import fit, index_batches, seeded_net
 from tasks.nets.zoo import NetName
 
@@ -48,6 +50,11 @@ class TeacherParams(Params):
     learning_rate: float = Field(default=3e-3, gt=0, description="Peak of the one-cycle schedule.")
     weight_decay: float = Field(default=0.05, ge=0, description="AdamW's decoupled weight decay.")
     seeds: int = Field(default=1, ge=1, description="Members of the ensemble: each starts from its own weights and order.")
+    folds: int | None = Field(
+        default=None,
+        ge=2,
+        description="Parts that rows fall into by their ids: for each seed and part a member that doesn't see it, and may judge it (`judge: unseen`).",
+    )
     augment: Augment | None = Field(default_factory=Augment, description="How images are moved while training; null trains on them as they are.")
     side_px: int | None = Field(default=None, ge=1, description="Resize images to this square; left out, all must have one size.")
     channels: Literal[1, 3] | None = Field(default=None, description="1 grey, 3 colour. Left out, all images must agree.")
@@ -58,7 +65,12 @@ class TeacherParams(Params):
 def _units(inputs: Mapping[str, Table], params: TeacherParams) -> list[Unit]:
     if params.floor is not None and "check_on" not in inputs:
         raise StageError(NAME, f"floor: {params.floor} needs rows to measure on", "give `check_on` a validation split")
-    return [Unit(f"seed-{seed}", value=seed, threads=params.torch_threads) for seed in range(params.seeds)]
+    folds: Sequence[int | None] = [None] if params.folds is None else range(params.folds)
+    return [
+        Unit(f"seed-{seed}" + ("" if fold is None else f"-fold-{fold}"), value={"seed": seed, "fold": fold}, threads=params.torch_threads)
+        for seed in range(params.seeds)
+        for fold in folds
+    ]
 
 
 @train(
@@ -75,20 +87,28 @@ def teacher(unit: Unit, inputs: Mapping[str, Table], params: TeacherParams, work
     AdamW under a one-cycle learning rate, cross-entropy, images normalised by the training set's
     channel means and deviations. In each epoch an image is moved anew by the kernels of
     `stillroom.replay`, by numbers keyed by (seed, operator, sample id, member, epoch). The last
-    weights are kept: `check_on` is measured and chooses nothing.
+    weights are kept: `check_on` is measured and chooses nothing. With `folds`, a member is trained on all
+    rows but those of its fold, and measured on these as well.
 
     Args:
-        unit: one member, its seed in `value`.
+        unit: one member, its seed and fold in `value`.
 
     Returns:
-        A row of MODEL_COLUMNS; `metrics` has `validation_accuracy` where `check_on` is given.
+        A row of MODEL_COLUMNS; `metrics` has `validation_accuracy` where `check_on` is given, and with `folds`
+        `unseen_accuracy`, that on the rows left out.
 
     Raises:
         StageError: a member's accuracy is below `floor`.
         InputError: samples that can't be trained on, or a loss that isn't finite.
     """
-    samples, seed = load_labelled(inputs["samples"], work.scratch, side_px=params.side_px, channels=params.channels), unit.value
-    net = seeded_net(params.net, f"init/{seed}", work.draw, **samples.shape)
+    seed, fold = unit.value["seed"], unit.value["fold"]
+    member = f"{seed}" if fold is None else f"{seed}/{fold}"
+    parted = None if params.folds is None else {"fold": fold, "folds": params.folds, "seed": work.draw.seed}
+    seen, left_out = _parted(inputs["samples"], parted)
+    samples = load_labelled(seen, work.scratch, side_px=params.side_px, channels=params.channels)
+    # Without names, a fold's rows may lack the last class.
+    samples = replace(samples, label_names=load_labels(inputs["samples"])[1])
+    net = seeded_net(params.net, f"init/{member}", work.draw, **samples.shape)
 
     def report(done: int, steps: int) -> None:
         if done % PROGRESS_STEPS == 0 or done == steps:
@@ -96,7 +116,7 @@ def teacher(unit: Unit, inputs: Mapping[str, Table], params: TeacherParams, work
 
     fit(
         net,
-        _batches(samples, params, seed, work.draw),
+        _batches(samples, params, member, work.draw),
         steps=params.steps,
         lr=params.learning_rate,
         weight_decay=params.weight_decay,
@@ -107,21 +127,43 @@ def teacher(unit: Unit, inputs: Mapping[str, Table], params: TeacherParams, work
         std=samples.std,
     )
     config = samples.config(params.net)
+    trained = Classifier(net, config, unit.name, work.device)
     metrics: dict[str, Any] = {}
+    if left_out is not None and left_out.rows:
+        found = measured_on([trained], left_out, work.scratch, MEASURE_BATCH)
+        metrics |= {"unseen_accuracy": found["validation_accuracy"], "unseen_rows": found["validation_rows"]}
+        work.metrics[f"unseen_accuracy.{unit.name}"] = metrics["unseen_accuracy"]
     if "check_on" in inputs:
-        member = Classifier(net, config, unit.name, work.device)
-        metrics = measured_on([member], inputs["check_on"], work.scratch, MEASURE_BATCH)
+        metrics |= measured_on([trained], inputs["check_on"], work.scratch, MEASURE_BATCH)
         work.metrics[f"validation_accuracy.{unit.name}"] = metrics["validation_accuracy"]
         refuse_below(params.floor, metrics, NAME)
-    yield model_batch([model_row(net, config, seed, metrics, ids_seen(samples.sample_ids))])
+    yield model_batch([model_row(net, config, seed, metrics, ids_seen(samples.sample_ids, parted))])
 
 
-def _batches(samples: Labelled, params: TeacherParams, seed: int, draw: Draw) -> "Callable[[int], tuple[torch.Tensor, torch.Tensor]]":
+class _Rows(BaseTable):
+    """Some rows of a table."""
+
+    def __init__(self, table: Table, positions: np.ndarray) -> None:
+        self.table, self.positions, self.schema, self.rows = table, positions, table.schema, len(positions)
+
+    def take(self, rows: Sequence[int] | np.ndarray, columns: Sequence[str] | None = None) -> pa.Table:
+        return self.table.take(self.positions[np.asarray(rows, np.int64)], columns)
+
+
+def _parted(table: Table, left_out: Mapping[str, int] | None) -> tuple[Table, Table | None]:
+    """What a member is trained on, and the fold that it leaves out, if it does."""
+    if left_out is None:
+        return table, None
+    fold_N = folds_of(table.frame(["sample_id"])["sample_id"].to_list(), left_out["folds"], left_out["seed"])
+    return _Rows(table, np.flatnonzero(fold_N != left_out["fold"])), _Rows(table, np.flatnonzero(fold_N == left_out["fold"]))
+
+
+def _batches(samples: Labelled, params: TeacherParams, member: str, draw: Draw) -> "Callable[[int], tuple[torch.Tensor, torch.Tensor]]":
     """Images and labels of any step, moved by `augment`."""
     import torch
 
     rows = len(samples.labels_N)
-    order = index_batches(rows, params.batch_size, f"order/{seed}", draw)
+    order = index_batches(rows, params.batch_size, f"order/{member}", draw)
     if params.augment is None:
         return lambda step: samples.at(order(step))
     policy = params.augment.policy()
@@ -131,7 +173,7 @@ def _batches(samples: Labelled, params: TeacherParams, seed: int, draw: Draw) ->
     def batch(step: int) -> tuple[torch.Tensor, torch.Tensor]:
         rows_B = order(step)
         epochs_B = np.arange(step * params.batch_size, (step + 1) * params.batch_size) // rows
-        keys = [f"augment/{seed}/{epoch}/{samples.sample_ids[row]}" for epoch, row in zip(epochs_B, rows_B, strict=True)]
+        keys = [f"augment/{member}/{epoch}/{samples.sample_ids[row]}" for epoch, row in zip(epochs_B, rows_B, strict=True)]
         views_B = draw_views(policy, keys, sizes_B2, draw, 1).flatten()
         moved_BCSS = replay(np.asarray(samples.pixels_NCSS[rows_B]), views_B, contract)
         return torch.from_numpy(moved_BCSS), torch.from_numpy(samples.labels_N[rows_B])

@@ -10,6 +10,7 @@ import pytest
 from schemas import expectations
 from schemas.expectations import Check, CheckResult, columns_of, run_checks, suite_for
 from schemas.recipe import Require
+from stillroom.digests import canonical_json
 from stillroom.errors import GateError, RecipeErrors
 from stillroom.fields import image_field
 
@@ -75,6 +76,11 @@ def test_a_sound_table_passes_all_that_its_schema_means():
         ("schema: label_name is the name of label", True, 4),
         ("schema: views the same number in each row", True, 4),
     ]
+
+
+def test_views_that_were_chosen_may_differ_in_number():
+    views = SAMPLES.schema.field("views").with_metadata({b"stillroom.views_label": canonical_json({"num_classes": 2, "varies": True})})
+    assert not failures(SAMPLES.set_column(7, views, pa.array([[1, 2], [3], [], None], views.type)))
 
 
 def test_a_table_without_labels_is_not_asked_for_them():

@@ -70,6 +70,8 @@ stages:
   first: {op: prune.herding, from: looks.train, images_per_class: 1}
   tiled: {op: distill.pca, from: looks.train, images_per_class: 1, grid: 1, score: phash, hard: high}
   seen: {op: reinforce.views, from: tiled, count: 2, policy: [crop, flip]}
+  viewed: {op: reinforce.views, from: looks.train, count: 2, policy: [crop]}
+  pointed: {op: reinforce.prototypes, from: {samples: viewed, known: core}}
   zca: {op: train.zca, from: apart.train}
   whitened: {op: table.whiten, from: {samples: apart.validation, whitening: zca}, side_px: 8, channels: 1}
   experts: {op: train.experts, from: {samples: apart.train, whitening: zca}, net: "mlp:4", experts: 2, epochs: 2, batch_size: 32, augment: [shift]}
@@ -93,11 +95,16 @@ stages:
     real_epochs: 1
   bought: {op: ingest.model, from: {check_on: apart.validation}, file: model.safetensors, net: "cnn:4", side_px: 8, channels: 1, mean: [0.3], std: [0.4], classes: classes.txt}
   teacher: {op: train.teacher, from: {samples: apart.train, check_on: apart.validation}, net: "cnn:8", steps: 60, batch_size: 32}
+  folded: {op: train.teacher, from: apart.train, net: "cnn:4", steps: 4, batch_size: 16, folds: 2}
+  fair: {op: reinforce.teacher, from: {samples: looks.train, teacher: folded}, judge: unseen, views: {count: 1, policy: [affine]}}
+  head: {op: train.projector, from: fair, rank: 4, steps: 20}
   painter: {op: train.class_diffusion, from: apart.train, width: 8, steps: 2, batch_size: 8}
   painted: {op: generate.class_diffusion, from: painter, per_class: 2, steps: 2}
   agreed: {op: filter.teacher_agreement, from: {samples: far, teacher: teacher}, min_probability: 0.0}
   mixed: {op: table.mix, from: {real: agreed, synthetic: painted}}
-  ready: {op: reinforce.teacher, from: {samples: mixed, teacher: bought}, views: {count: 2, policy: [identity, affine]}}
+  ready: {op: reinforce.teacher, from: {samples: mixed, teacher: bought, ask: asked}, views: {count: 2, policy: [identity, affine]}}
+  edge: {op: reinforce.hard_views, from: {samples: apart.train, teacher: bought, student: folded}, candidates: 4, views: {count: 2, policy: [affine]}}
+  calm: {op: reinforce.calibrate, from: ready, thresholds: quantile, discard_below: 20%, soften_below: 50%}
   proof:
     op: evaluate.student
     from: {candidate: ready, raw: apart.train, tune: apart.validation, test: apart.test}

@@ -1,5 +1,6 @@
 """filter.teacher_agreement with a teacher that reads its classes off two pixels."""
 
+import json
 import math
 
 import numpy as np
@@ -13,7 +14,7 @@ from stillroom.images import encode_png
 from stillroom.operators import Rows, Work
 from stillroom.tables import MemoryTable
 from tasks.filter.teacher_agreement import TeacherAgreementParams, teacher_agreement
-from tasks.nets.models import model_batch, model_row
+from tasks.nets.models import folds_of, model_batch, model_row
 from tasks.nets.zoo import build
 
 CONFIG = {"task": "classify", "net": "mlp:2", "channels": 1, "side_px": 2, "num_classes": 2, "label_names": ["left", "right"], "mean": [0.0], "std": [1.0]}
@@ -54,6 +55,21 @@ def test_drops_what_the_teacher_takes_for_another_class(tmp_path):
     rows = judge(samples((picture(255, 0), 0, True), (picture(255, 0), 1, True)), tmp_path)
     assert rows.dropped.to_pylist() == [None, "teacher sees 'left', not 'right'"]
     assert rows.batch["teacher_label"].to_pylist() == [0, 0]
+
+
+def test_unseen_a_sample_is_judged_by_the_model_that_left_it_out(tmp_path):
+    # The second model sees left for right: its fold's rows are dropped.
+    rows = [
+        one.table.to_pylist()[0] | {"saw": json.dumps({"left_out": {"fold": fold, "folds": 2, "seed": 1}})}
+        for fold, one in enumerate((teacher(), teacher(-1.0)))
+    ]
+    models = MemoryTable(pa.Table.from_batches([model_batch(rows)]))
+    batch = samples(*[(picture(255, 0), 0, True)] * 12)
+    found = judge(batch, tmp_path, models, judge="unseen")
+    folds = folds_of([str(row) for row in range(12)], 2, 1).tolist()
+    assert [reason is None for reason in found.dropped.to_pylist()] == [fold == 0 for fold in folds] and 0 < sum(folds) < 12
+    with pytest.raises(InputError, match="sample '[0-9]+': was seen by each of 1 models, or may have been"):
+        judge(batch, tmp_path, MemoryTable(models.table.slice(0, 1)), judge="unseen")
 
 
 def test_the_probability_is_that_of_the_label(tmp_path):

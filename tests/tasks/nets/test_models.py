@@ -14,7 +14,18 @@ from stillroom.errors import InputError, StageError
 from stillroom.images import resize
 from stillroom.operators import MODEL_COLUMNS
 from stillroom.tables import MemoryTable
-from tasks.nets.models import Classifier, accuracy, ensemble_probs, ids_seen, load_classifiers, model_batch, model_row, refuse_below
+from tasks.nets.models import (
+    Classifier,
+    accuracy,
+    ensemble_probs,
+    folds_of,
+    ids_seen,
+    judges_of,
+    load_classifiers,
+    model_batch,
+    model_row,
+    refuse_below,
+)
 from tasks.nets.training import seeded_net
 
 NAMES = ["ant", "bee", "cat"]
@@ -171,3 +182,36 @@ def test_ids_seen_dont_depend_on_their_order():
     assert ids_seen(["b", "a"]) == ids_seen(["a", "b"])
     assert ids_seen(["a", "b"])["rows"] == 2
     assert ids_seen(["a", "c"])["ids_digest"] != ids_seen(["a", "b"])["ids_digest"]
+
+
+IDS = [f"s{row}" for row in range(3000)]
+
+
+def test_folds_are_of_one_size_and_hang_on_id_and_seed_alone():
+    folds = folds_of(IDS, 5, 7)
+    assert np.bincount(folds).tolist() == pytest.approx([600] * 5, abs=80)
+    assert folds_of(IDS[::-1][:100], 5, 7).tolist() == folds[::-1][:100].tolist()
+    assert (folds_of(IDS, 5, 8) != folds).mean() == pytest.approx(0.8, abs=0.05)
+    assert len(folds_of([], 5, 7)) == 0
+
+
+def test_who_is_sure_not_to_have_seen_a_sample():
+    left_out = {"rows": 4, "ids_digest": "0", "left_out": {"fold": 1, "folds": 5, "seed": 7}}
+    for saw, unseen in (
+        ("none", np.ones(3000, bool)),
+        ("unknown", np.zeros(3000, bool)),
+        (ids_seen(IDS), np.zeros(3000, bool)),
+        (left_out, folds_of(IDS, 5, 7) == 1),
+    ):
+        member = Classifier.from_row(row() | {"saw": json.dumps(saw)}, "cpu")
+        assert (member.unseen(IDS) == unseen).all()
+        assert (member.with_labels(["cat", "ant"]).unseen(IDS) == unseen).all()
+        assert judges_of([member], IDS, "all").all()
+
+
+def test_of_each_image_its_judges_are_averaged():
+    members = [saying(20.0, 0.0, 0.0), saying(0.0, 3.0, 0.0), saying(0.0, 0.0, 1.0)]
+    judges = np.array([[True, False, True, False], [False, False, True, True], [False, True, True, False]])
+    each = np.array([member.probs(images(1), 4)[0] for member in members])
+    expected = [each[0], each[2], each.mean(axis=0), each[1]]
+    assert ensemble_probs(members, images(4), 2, judges_MB=judges) == pytest.approx(np.array(expected), abs=1e-6)

@@ -1,25 +1,31 @@
 """reinforce.teacher: a label is the mean of softmaxes on the replayed pixels, and a teacher that isn't fit is refused."""
 
+import json
 from types import SimpleNamespace
 
 import numpy as np
+import polars as pl
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+import stillroom
+from stillroom.datasets import TorchSplit
 from stillroom.errors import InputError, StageError
 from stillroom.fields import image_field, label_field
 from stillroom.images import decode_batch, encode_png
 from stillroom.operators import Draw, Work
-from stillroom.soft_labels import decode
+from stillroom.soft_labels import decode, soft_label_type
 from stillroom.tables import MemoryTable
 from stillroom.views import check_contract, label_of, replay
-from tasks.nets.models import load_classifiers, model_batch, model_row
+from tasks.nets.models import folds_of, load_classifiers, model_batch, model_row
 from tasks.nets.zoo import build
-from tasks.reinforce.teacher import Teacher, TeacherParams, adds, setup, teacher
+from tasks.reinforce._labels import Teacher
+from tasks.reinforce.teacher import TeacherParams, adds, setup, teacher
 
 NAMES = ["cat", "dog", "owl"]
 DRAW = Draw(7, "reinforce.teacher")
@@ -69,7 +75,7 @@ def test_a_label_is_the_mean_of_softmaxes_on_the_replayed_pixels():
 
 
 def member_that_says(*probs: float) -> SimpleNamespace:
-    return SimpleNamespace(config={"channels": 1}, probs=lambda pixels, batch: np.tile(np.array(probs, np.float32), (len(pixels), 1)))
+    return SimpleNamespace(config={"channels": 1}, label_names=NAMES, probs=lambda pixels, batch: np.tile(np.array(probs, np.float32), (len(pixels), 1)))
 
 
 def test_members_are_averaged_after_the_softmax():
@@ -77,6 +83,102 @@ def test_members_are_averaged_after_the_softmax():
     state = Teacher([member_that_says(0.98, 0.01, 0.01), member_that_says(0.001, 0.5, 0.499)], None)
     label = decode(run(samples(1), of_views(), state).values.field("soft_label"), 3)[0]
     assert label == pytest.approx([0.4905, 0.255, 0.2545], abs=5e-4)
+
+
+def left_out(folds: int, only: list[int]) -> MemoryTable:
+    """The members of `models`, as if each had been trained on all but a fold."""
+    rows = models(len(only)).table.to_pylist()
+    saws = [json.dumps({"rows": 9, "left_out": {"fold": fold, "folds": folds, "seed": 7}}) for fold in only]
+    return MemoryTable(pa.Table.from_batches([model_batch([row | {"saw": saw} for row, saw in zip(rows, saws, strict=True)])]))
+
+
+def test_a_sample_is_labelled_by_the_members_that_did_not_see_it():
+    table, params, work = samples(30), TeacherParams(views={"count": 2}, judge="unseen", batch=16), Work("cpu", 1, None, DRAW)
+    only = [0, 1, 2, 1]  # two members left out fold 1
+    teachers = left_out(3, only)
+    views = run(table, params, setup({"samples": table, "teacher": teachers}, params, work)).values
+    found = decode(views.field("soft_label"), 3).reshape(30, 2, 3)
+    seen = replay(np.repeat(decode_batch(table.table["image"].to_pylist()), 2, axis=0), views, {"kernel": 1, "side_px": None})
+    answers = [member.probs(seen, 16).reshape(30, 2, 3) for member in load_classifiers(teachers, "cpu")]
+    folds = folds_of([f"s{row}" for row in range(30)], 3, 7)
+    assert set(folds) == {0, 1, 2}
+    for row, fold in enumerate(folds):
+        own = np.mean([answer[row] for answer, left in zip(answers, only, strict=True) if left == fold], axis=0)
+        assert found[row] == pytest.approx(own, abs=5e-4)
+    everybody = run(table, params.model_copy(update={"judge": "all"}), setup({"samples": table, "teacher": teachers}, params, work)).values
+    assert decode(everybody.field("soft_label"), 3).reshape(30, 2, 3) == pytest.approx(np.mean(answers, axis=0), abs=5e-4)
+
+
+def test_a_sample_that_every_member_may_have_seen_is_named():
+    table, params, work = samples(30), TeacherParams(judge="unseen"), Work("cpu", 1, None, DRAW)
+    rest = r"was seen by each of 2 models, or may have been, and judge is unseen; train them with `folds`, or write judge: all$"
+    for teachers, first in ((left_out(3, [0, 1]), int((folds_of([f"s{row}" for row in range(30)], 3, 7) == 2).argmax())), (models_that_saw("unknown"), 0)):
+        with pytest.raises(InputError, match=rf"^sample 's{first}': {rest}"):
+            run(table, params, setup({"samples": table, "teacher": teachers}, params, work))
+    assert len(run(table, params, setup({"samples": table, "teacher": models()}, params, work))) == 30  # they say that they saw none
+
+
+def models_that_saw(what: str) -> MemoryTable:
+    rows = models().table.to_pylist()
+    return MemoryTable(pa.Table.from_batches([model_batch([row | {"saw": json.dumps(what)} for row in rows])]))
+
+
+def test_a_budget_of_queries_is_spent_on_the_rows_chosen_and_the_others_keep_their_own_label():
+    # A student's margins choose which third of the rows an erring teacher is asked for.
+    names = [f"class-{index}" for index in range(20)]
+    table = samples(30, names)
+    margins = np.random.default_rng(0).random(30).round(3)
+    pool = table.table.append_column("margin", pa.array(margins, pa.float32()))
+    chosen = stillroom.apply("prune.robust_active", pool, seed=7, teacher_accuracy=0.9, keep_rows=10).kept
+    ask = set(chosen["sample_id"])
+    teachers = models(names=names)
+    found = stillroom.apply("reinforce.teacher", table.table, seed=7, inputs={"teacher": teachers, "ask": chosen}, views={"count": 2}, top_k=5, batch=16)
+    assert len(ask) == 10 and found.metrics == {"asked": 10}
+    assert found.kept["asked"].to_list() == [sample_id in ask for sample_id in found.kept["sample_id"]]
+    everybody = stillroom.apply("reinforce.teacher", table.table, seed=7, inputs={"teacher": teachers}, views={"count": 2}, top_k=5, batch=16).kept
+    assert "asked" not in everybody.columns
+    for row, (views, taught) in enumerate(zip(found.kept["views"].to_arrow().to_pylist(), everybody["views"].to_arrow().to_pylist(), strict=True)):
+        if f"s{row}" in ask:
+            assert views == taught
+        else:
+            assert [{**view, "soft_label": None} for view in views] == [{**view, "soft_label": None} for view in taught]
+            own = decode(pa.array([view["soft_label"] for view in views], soft_label_type(20, 5)), 20)
+            assert own == pytest.approx(np.eye(20)[[row % 3] * 2], abs=1e-5)
+
+
+def test_labels_follow_their_rows_through_a_choice_of_half_of_them():
+    table = samples(24)
+    params = {"views": {"count": 3}, "batch": 16}
+    taught = stillroom.apply("reinforce.teacher", table.table, seed=7, inputs={"teacher": models()}, **params).kept
+    field = adds(TeacherParams(**params), {"samples": table.schema})["views"]
+
+    def trainer(kept: pl.DataFrame, order: list[int]) -> dict[str, tuple[bytes, bytes]]:
+        chosen = kept.select("sample_id", "image", "label", "views")[order].to_arrow(compat_level=pl.CompatLevel.oldest())
+        split = TorchSplit(
+            MemoryTable(chosen.cast(pa.schema([*[table.schema.field(name) for name in ("sample_id", "image", "label")], field]))), views="stored"
+        )
+        return {item["sample_id"]: (item["image"].numpy().tobytes(), item["soft_label"].numpy().tobytes()) for item in split}
+
+    half = stillroom.apply("prune.random", taught, seed=1, keep="50%").kept
+    whole, some = trainer(taught, list(range(24))), trainer(half, list(range(11, -1, -1)))
+    assert len(some) == 12 and some.items() <= whole.items()
+    # Nor does it matter whether rows are chosen before or after they are labelled, or with how many others.
+    few = stillroom.apply(
+        "reinforce.teacher", table.table.filter(pc.is_in(table.table["sample_id"], pa.array(list(some)))), seed=7, inputs={"teacher": models()}, **params
+    )
+    assert trainer(few.kept, list(range(12))) == some
+
+
+def test_rows_that_nobody_may_ask_for_need_a_label_and_a_choice_of_other_rows_is_refused():
+    table, params, work = samples(3), of_views(), Work("cpu", 1, None, DRAW)
+    bare = MemoryTable(table.table.set_column(2, table.schema.field("label"), pa.array([0, None, 2])))
+    inputs = {"samples": bare, "teacher": models()}
+    assert len(run(bare, params, setup(inputs | {"ask": MemoryTable(bare.table.slice(1, 1))}, params, work))) == 3
+    with pytest.raises(StageError, match="sample 's1' has no label"):
+        run(bare, params, setup(inputs | {"ask": MemoryTable(bare.table.slice(2, 1))}, params, work))
+    other = MemoryTable(pa.table({"sample_id": ["t0", "t1"]}))
+    with pytest.raises(StageError, match="none of the 2 rows of `ask` is among the 3 samples"):
+        setup(inputs | {"ask": other}, params, work)
 
 
 def test_temperature_is_taken_on_each_member():

@@ -19,7 +19,7 @@ from stillroom.fields import image_field, label_field
 from stillroom.images import encode_png
 from stillroom.operators import Work
 from stillroom.tables import MemoryTable
-from tasks.nets.models import ids_seen, load_classifiers, measured_on
+from tasks.nets.models import folds_of, ids_seen, load_classifiers, measured_on
 from tasks.train.teacher import TeacherParams, teacher
 
 FAST = {"net": "mlp:32", "steps": 60, "batch_size": 32, "learning_rate": 0.01}
@@ -69,6 +69,42 @@ def test_members_differ_and_each_is_the_same_again(tmp_path):
     assert two["model_id"][0] != two["model_id"][1]
     assert two.equals(again)
     assert trained(tmp_path, {"samples": train}, seeds=1)["model_id"][0] == two["model_id"][0]
+
+
+def test_with_folds_each_member_leaves_out_its_part(tmp_path):
+    train = digits(0, 120)
+    found = trained(tmp_path, {"samples": train}, folds=3, seeds=2)
+    folds = folds_of(train.table["sample_id"].to_pylist(), 3, 7)
+    members = load_classifiers(MemoryTable(pa.Table.from_batches([found])), "cpu")
+    assert found["seed"].to_pylist() == [0, 0, 0, 1, 1, 1]
+    assert len({member.model_id for member in members}) == 6
+    for place, member in enumerate(members):
+        ids = [f"d{row}" for row in range(120) if folds[row] != place % 3]
+        assert member.saw == ids_seen(ids, {"fold": place % 3, "folds": 3, "seed": 7})
+        rest = [row for row in range(120) if folds[row] == place % 3]
+        assert member.unseen([f"d{row}" for row in range(120)]).tolist() == (folds == place % 3).tolist()
+        left = MemoryTable(train.take(rest))
+        measured = measured_on([member], left, tmp_path, 256)
+        assert json.loads(found["metrics"][place].as_py()) == {"unseen_accuracy": measured["validation_accuracy"], "unseen_rows": len(rest)}
+
+
+def test_a_label_has_no_part_in_the_model_that_judges_it(tmp_path):
+    train = digits(0, 60)
+    table = train.table
+    labels = table["label"].to_pylist()
+    labels[5] = (labels[5] + 1) % 10
+    other = MemoryTable(table.set_column(2, table.schema.field("label"), pa.array(labels)))
+    ids = [trained(tmp_path, {"samples": samples}, folds=3, steps=5)["model_id"].to_pylist() for samples in (train, other)]
+    judge = int(folds_of(["d5"], 3, 7)[0])
+    assert [before == after for before, after in zip(*ids, strict=True)] == [fold == judge for fold in range(3)]
+
+
+def test_folds_without_names_of_classes_agree_on_them(tmp_path):
+    train = digits(0, 60).table
+    bare = MemoryTable(train.cast(pa.schema([field.remove_metadata() if field.name == "label" else field for field in train.schema])))
+    rare = bare.table.set_column(2, bare.schema.field("label"), pa.array([3] + [row % 3 for row in range(59)]))  # class 3 is in one fold alone
+    found = trained(tmp_path, {"samples": MemoryTable(rare)}, folds=2, steps=2)
+    assert [json.loads(config)["label_names"] for config in found["config"].to_pylist()] == [["0", "1", "2", "3"]] * 2
 
 
 def test_augmentation_is_part_of_what_is_trained(tmp_path):
