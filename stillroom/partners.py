@@ -72,13 +72,11 @@ class Partners:
         found = self.table.take(self._rows(ids), ["sample_id", "image", self.column])
         views = one_array(found[self.column])
         counts_M = views.value_lengths().fill_null(0).to_numpy()[back_M]
-        if found["sample_id"].to_pylist() != ids.tolist() or (numbers_M >= counts_M).any():
-            lost = next(
-                (one for one, other in zip(ids, found["sample_id"].to_pylist(), strict=True) if one != other), sample_ids[int((numbers_M >= counts_M).argmax())]
-            )
-            raise StoreError(
-                "views", f"mix in sample '{lost}', of which this table lacks the row or the view", "nothing may leave after views that mix; build it again"
-            )
+        lost = [one for one, other in zip(ids, found["sample_id"].to_pylist(), strict=True) if one != other]
+        lost += [sample_ids[at] for at in np.flatnonzero(numbers_M >= counts_M).tolist()]
+        if lost:
+            problem = f"mix in sample '{lost[0]}', whose row or view is not in this table"
+            raise StoreError(f"column '{self.column}'", problem, "nothing may leave a table after its views were mixed; build it again")
         images = [decode_batch([image], channels=self.channels)[0] for image in found["image"].to_pylist()]
         return [images[at] for at in back_M], views.values.take(pa.array(views.offsets.to_numpy()[:-1][back_M] + numbers_M))
 

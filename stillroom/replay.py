@@ -7,6 +7,7 @@ no version of Pillow, torchvision or a BLAS, no batch size and no machine change
 changes a kernel raises `KERNEL`: `probe_digest` fails on stored views otherwise.
 """
 
+import json
 from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any
@@ -15,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 from blake3 import blake3
 
+from stillroom.digests import canonical_json
 from stillroom.errors import StoreError
 from stillroom.kernels import colour, geometry
 from stillroom.kernels.mixing import MIXES, mix
@@ -172,8 +174,8 @@ def probes(contract: Mapping[str, Any]) -> tuple[np.ndarray, ...]:
     """
     _require_kernel(contract)
     further = [kind for kind in VIEW_FIELDS if kind in contract.get("order", ()) and kind not in ("crop", "flip", "affine")]
-    strengths = tuple((name, contract[name]) for name in ("random_field", "erase_level") if name in contract)
-    return _probes(contract["side_px"], tuple(further), strengths)
+    strengths = {name: contract[name] for name in ("random_field", "erase_level") if name in contract}
+    return _probes(contract["side_px"], tuple(further), canonical_json(strengths))
 
 
 def _records(views: pa.StructArray) -> Views:
@@ -194,7 +196,7 @@ def _require_kernel(contract: Mapping[str, Any]) -> None:
 
 
 @cache  # kernels don't change while a process lives, and a recipe asks for each stage with views
-def _probes(side_px: int | None, further: tuple[str, ...], strengths: tuple[tuple[str, Any], ...]) -> tuple[np.ndarray, ...]:
+def _probes(side_px: int | None, further: tuple[str, ...], strengths: bytes) -> tuple[np.ndarray, ...]:
     height, width, count = 41, 53, 64
     # Quarter turns want a square.
     width = height if "quarter_turns" in further else width
@@ -238,7 +240,7 @@ def _probes(side_px: int | None, further: tuple[str, ...], strengths: tuple[tupl
         for kind in ("erase", "mix"):
             box = {"y": number % 5 * sides[0] // 9, "x": number % 7 * sides[1] // 11, "h": 1 + number % 3 * sides[0] // 7, "w": 1 + number % 4 * sides[1] // 9}
             kept |= {f"{kind}_{name}": values for name, values in box.items()} if kind in further else {}
-        out = _replay_equal(pixels, kept, {"side_px": side, **dict(strengths)})
+        out = _replay_equal(pixels, kept, {"side_px": side, **json.loads(strengths)})
         out = mix(out, out[::-1], kept) if "mix" in further else out
         shown.append(colour.permute(out, kept["permutation"]) if "permutation" in further else out)
     return tuple(shown)

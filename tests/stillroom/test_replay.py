@@ -1,7 +1,9 @@
 """Replay against scipy and Pillow, to the bit over cuts and processes, and the probe that guards it."""
 
+import json
 import subprocess
 import sys
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -13,7 +15,7 @@ from scipy.ndimage import map_coordinates
 
 from stillroom.draws import Draw
 from stillroom.errors import StoreError
-from stillroom.replay import KERNEL, VIEW_TYPE, probe_digest, replay
+from stillroom.replay import FIELD_GRID, KERNEL, RANDAUGMENT_OPS, VIEW_TYPE, probe_digest, replay, view_type
 from stillroom.views import ViewPolicy, draw_views, identity_views
 
 AS_IS = {"kernel": KERNEL, "side_px": None}
@@ -154,11 +156,108 @@ digest = hashlib.sha256(seen.tobytes()).hexdigest()
 """
 
 
+# Every kind of view, 2,000 of each and all at once, in an interpreter of its own or a child of one.
+EVERY_KIND = """
+import hashlib
+import numpy as np
+from stillroom.draws import Draw
+from stillroom.replay import needs_partner, replay, replay_alone
+from stillroom.views import KINDS, Peers, ViewPolicy, draw_views, view_contract
+
+IDS = [f"s{row}" for row in range(250)]
+PIXELS = np.random.default_rng(0).integers(0, 256, (250, 3, 16, 16), dtype=np.uint8)
+
+def shown(kinds):
+    policy = ViewPolicy(kinds=kinds, scale_axes="each", erase=0.7, mix=0.9, field_px=3, side_px=14)
+    views = draw_views(policy, IDS, np.tile([16, 16], (250, 1)), Draw(7, "reinforce.teacher"), 8, peers=Peers(IDS)).values
+    contract = view_contract(policy)
+    pixels = np.repeat(PIXELS, 8, axis=0)
+    partners = None
+    if policy.mixing:
+        rows = [int(one[1:]) if one else at // 8 for at, one in enumerate(views.field("partner").to_pylist())]
+        partners = replay_alone(PIXELS[rows], views, contract)
+    return hashlib.sha256(replay(pixels, views, contract, partners).tobytes()).hexdigest()
+
+def digests():
+    # Of plain views alone SelfMix would mix the same.
+    return [*(shown(("crop", kind) if kind == "selfmix" else (kind,)) for kind in KINDS), shown(KINDS)]
+"""
+
+
 def test_two_thousand_records_replay_alike_in_a_fresh_process():
     here: dict[str, str] = {}
     exec(SCRIPT, here)
     there = subprocess.run([sys.executable, "-c", SCRIPT + "print(digest)"], capture_output=True, text=True, check=True, timeout=60)
     assert there.stdout.strip() == here["digest"]
+
+
+def test_two_thousand_records_of_every_kind_replay_alike_in_other_processes(tmp_path):
+    (tmp_path / "every_kind.py").write_text(EVERY_KIND)
+    ask = """
+import json, multiprocessing, sys
+from concurrent.futures import ProcessPoolExecutor
+import every_kind
+if __name__ == "__main__":
+    found = [every_kind.digests()]
+    for method, workers in (("fork", 1), ("spawn", 1), ("fork", 4)):
+        with ProcessPoolExecutor(workers, multiprocessing.get_context(method)) as pool:
+            found += [one.result() for one in [pool.submit(every_kind.digests) for _ in range(1 if workers == 1 else 2)]]
+    json.dump(found, sys.stdout)
+"""
+    (tmp_path / "ask.py").write_text(ask)
+    there = subprocess.run([sys.executable, str(tmp_path / "ask.py")], capture_output=True, text=True, check=True, timeout=120)
+    here: dict[str, Any] = {}
+    exec(EVERY_KIND, here)
+    expected = here["digests"]()
+    assert json.loads(there.stdout) == [expected] * 5
+    # No two kinds do the same, and none does nothing.
+    assert len(set(expected)) == len(expected)
+
+
+@pytest.mark.parametrize("op, matrix", [("shear_x", [[1, 0], [-0.18, 1]]), ("shear_y", [[1, -0.18], [0, 1]]), ("rotate", None), ("translate_x", None)])
+def test_randaugments_moves_are_within_a_level_of_scipy(op, matrix):
+    """At magnitude 18 of 30; `matrix` is where (y, x) comes from."""
+    height, width = 20, 26
+    pixels = noise(1, 1, height, width)
+    kind = view_type(["randaugment"], 1)
+    one = identity_views(np.array([[height, width]]), kind).to_pylist()[0] | {"op_1": RANDAUGMENT_OPS.index(op), "magnitude_1": 36}
+    seen = replay(pixels, pa.array([one], kind), AS_IS)[0, 0]
+    turn = np.deg2rad(18)
+    matrix = matrix or ([[np.cos(turn), np.sin(turn)], [-np.sin(turn), np.cos(turn)]] if op == "rotate" else np.eye(2))
+    shift = np.array([0, 18 * 150 * width / (331 * 30)]) if op == "translate_x" else np.zeros(2)
+    centre = np.array([(height - 1) / 2, (width - 1) / 2])
+    rows, columns = np.mgrid[:height, :width]
+    # x = x' - 0.18 y' for shear_x: the row says how y and x count, x below.
+    source = np.einsum("ij,hwj->hwi", np.array(matrix, float), np.stack([rows, columns], -1) - centre - shift) + centre
+    assert np.abs(seen - bilinear(pixels[0, 0], source[..., 0], source[..., 1])).max() <= 1
+
+
+def test_a_random_field_moves_pixels_as_its_spline_says():
+    pixels, kind = noise(1, 1, 24, 24), view_type(["random_field"])
+    contract = {"kernel": KERNEL, "side_px": None, "random_field": {"px": 4.0, "thousandths": 0}}
+    grid = np.zeros((FIELD_GRID, FIELD_GRID, 3), np.int8)
+    grid[..., 1] = 127
+    one = identity_views(np.array([[24, 24]]), kind).to_pylist()[0]
+    # A constant field is a shift: of 4 px, to where pixels come from.
+    seen = replay(pixels, pa.array([one | {"random_field": grid.tobytes()}], kind), contract)
+    assert (seen[..., :20] == pixels[..., 4:]).all()
+    assert (replay(pixels, pa.array([one], kind), contract) == pixels).all()
+
+
+def test_quarter_turns_are_exact_and_want_squares():
+    pixels, kind = noise(4, 3, 7, 7), view_type(["quarter_turns"])
+    views = pa.array([one | {"quarter_turns": turns} for turns, one in enumerate(identity_views(np.tile([7, 7], (4, 1)), kind).to_pylist())], kind)
+    for turns, seen in enumerate(replay(pixels, views, AS_IS)):
+        assert (seen == np.rot90(pixels[turns], turns, axes=(1, 2))).all()
+    with pytest.raises(StoreError, match="of 9x7 px can't be turned by quarters; give side_px"):
+        replay(noise(1, 3, 7, 9), identity_views(np.array([[7, 9]]), kind), AS_IS)
+
+
+def test_mixed_views_without_partners_are_refused():
+    kind = view_type(["mix"])
+    one = identity_views(np.array([[4, 4]]), kind).to_pylist()[0] | {"mix": 1, "partner": "b", "mix_weight": 40_000}
+    with pytest.raises(StoreError, match="mix in another image, 1 of 1, and no partners were given"):
+        replay(noise(1, 1, 4, 4), pa.array([one], kind), AS_IS)
 
 
 def test_the_kernels_still_are_what_they_were():

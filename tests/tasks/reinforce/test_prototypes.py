@@ -84,7 +84,7 @@ def test_a_row_does_not_depend_on_its_batch(cut):
 def with_views(table: MemoryTable) -> MemoryTable:
     params = ViewsParams(count=2, policy=["crop"])
     batch = table.take(range(table.rows)).combine_chunks().to_batches()[0]
-    column = views(batch, params, None, Draw(7, "reinforce.views")).batch["views"].to_pylist()
+    column = views(batch, params, (None, None), Draw(7, "reinforce.views")).batch["views"].to_pylist()
     field = views.added(params, {"samples": table.schema})["views"]
     return MemoryTable(table.table.append_column(field, pa.array([*column[:-1], []], field.type)))
 
