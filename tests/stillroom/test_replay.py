@@ -160,8 +160,9 @@ digest = hashlib.sha256(seen.tobytes()).hexdigest()
 EVERY_KIND = """
 import hashlib
 import numpy as np
+import pyarrow as pa
 from stillroom.draws import Draw
-from stillroom.replay import needs_partner, replay, replay_alone
+from stillroom.replay import replay, replay_alone
 from stillroom.views import KINDS, Peers, ViewPolicy, draw_views, view_contract
 
 IDS = [f"s{row}" for row in range(250)]
@@ -175,7 +176,8 @@ def shown(kinds):
     partners = None
     if policy.mixing:
         rows = [int(one[1:]) if one else at // 8 for at, one in enumerate(views.field("partner").to_pylist())]
-        partners = replay_alone(PIXELS[rows], views, contract)
+        numbers = views.field("partner_view").to_numpy()
+        partners = replay_alone(PIXELS[rows], views.take(pa.array(8 * np.array(rows) + numbers)), contract)
     return hashlib.sha256(replay(pixels, views, contract, partners).tobytes()).hexdigest()
 
 def digests():
