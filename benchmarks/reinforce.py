@@ -3,7 +3,8 @@
 python benchmarks/reinforce.py fashion|tiles [--images 1000] [--epochs 60] [--seeds 5] [--keep FOLDER]     (`make data` first)
 
 The teacher is trained on all training images, of which the student has `--images`; "own teacher" is trained on those alone.
-"Online" rows draw their views anew in every epoch. In a trial: --seeds 1 --epochs 5 --teacher-steps 100 --images 500.
+"Online" rows draw their views anew in every epoch, but show the plain image in every eighth, as often as K = 8 does; all
+seeds see one draw. In a trial: --seeds 1 --epochs 5 --teacher-steps 100 --images 500.
 """
 
 import argparse
@@ -58,6 +59,8 @@ RAW
   online: {op: reinforce.teacher, from: {samples: pool, teacher: teacher}, views: {count: EPOCHS, policy: [crop, flip, affine], SHAPE}}
 """.replace("AUGMENT", "{shift_px: 3, rotate_deg: 0, scale: 0.2, flip: true}")
 SMOOTHING, BATCH = 0.1, 64
+# As often as one of 8 stored views.
+PLAIN_EVERY = 8
 
 
 class Row(NamedTuple):
@@ -155,7 +158,8 @@ class Bench:
         if stage not in self.arms:
             scratch = self.folder / "pixels" / stage
             scratch.mkdir(parents=True, exist_ok=True)
-            self.arms[stage] = load_stored(self.table(stage), scratch, None, None, self.args.epochs)
+            arm = load_stored(self.table(stage), scratch, None, None, self.args.epochs)
+            self.arms[stage] = with_plain(arm, self.arm("stored")) if stage == "online" else arm
         return self.arms[stage]
 
     def answers(self, name: str, seed: int) -> np.ndarray:
@@ -197,6 +201,20 @@ class Bench:
         kept, classes = 1 - (SMOOTHING if labels == "smoothed" else 0), len(self.names)
         learnt_MK = np.eye(classes, dtype=np.float32)[self.labels_M] * np.float32(kept) + np.float32((1 - kept) / classes)
         return lambda views_B, rows_B: learnt_MK[rows_B]
+
+
+def with_plain(online: Arm, stored: Arm) -> Arm:
+    """Views drawn anew, but in each `PLAIN_EVERY`-th epoch the image as it is, which is the first of the stored views.
+
+    Without it a student never sees what it is tested on, and augmentation alone loses to plain images.
+    """
+    online.pixels_VNCSS[::PLAIN_EVERY] = stored.pixels_VNCSS[0]
+
+    def targets(views_B: np.ndarray, rows_B: np.ndarray) -> np.ndarray:
+        plain_B1 = (views_B % PLAIN_EVERY == 0)[:, None]
+        return np.where(plain_B1, stored.targets(np.zeros_like(views_B), rows_B), online.targets(views_B, rows_B))
+
+    return Arm(online.pixels_VNCSS, targets, online.label_names)
 
 
 def steps(args: argparse.Namespace) -> int:
