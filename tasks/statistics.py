@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-__all__ = ["CONFIDENCE", "Estimate", "calibration_error", "mean_interval"]
+__all__ = ["CONFIDENCE", "Estimate", "calibration_error", "calibration_shares", "mean_interval"]
 
 # S = seeds (students), N = test samples
 
@@ -67,9 +67,20 @@ def calibration_error(confidence_N: np.ndarray, correct_N: np.ndarray, bins: int
         confidence_N: probability of the class that was predicted, 0 to 1.
         correct_N: whether that class was right.
     """
-    bin_N = np.clip(np.ceil(np.asarray(confidence_N, np.float64) * bins).astype(int) - 1, 0, bins - 1)
-    apart_b = np.bincount(bin_N, np.asarray(correct_N, np.float64) - confidence_N, bins)
-    return float(np.abs(apart_b).sum() / len(bin_N))
+    return float(calibration_shares(confidence_N, correct_N, bins).mean())
+
+
+def calibration_shares(confidence_N: np.ndarray, correct_N: np.ndarray, bins: int = 15) -> np.ndarray:
+    """What each sample has in the expected calibration error, [N]; the mean of these is the error.
+
+    In a bin that is surer than right, its confidence less whether it was right; in any other the reverse.
+    So `mean_interval` gives the error an interval, and the difference of two a paired one. It takes the side
+    on which a bin errs as known: where bins are calibrated to within their noise, that is too sure.
+    """
+    confidence_N, correct_N = np.asarray(confidence_N, np.float64), np.asarray(correct_N, np.float64)
+    bin_N = np.clip(np.ceil(confidence_N * bins).astype(int) - 1, 0, bins - 1)
+    apart_b = np.bincount(bin_N, correct_N - confidence_N, bins)
+    return np.sign(apart_b)[bin_N] * (correct_N - confidence_N)
 
 
 def _square_and_freedom(values_SN: np.ndarray) -> tuple[float, float]:

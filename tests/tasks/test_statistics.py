@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from tasks.statistics import calibration_error, mean_interval
+from tasks.statistics import calibration_error, calibration_shares, mean_interval
 
 
 def crossed(generator: np.random.Generator, seeds: int, samples: int, of_seed: float, of_sample: float) -> np.ndarray:
@@ -71,3 +71,18 @@ def test_calibration_error_matches_a_hand_sum():
 
 def test_calibrated_guesses_have_no_error():
     assert calibration_error(np.full(4, 0.75), np.array([True, True, True, False])) == pytest.approx(0)
+
+
+def test_shares_of_the_calibration_error_carry_the_side_of_their_bin():
+    # Up to 0.5: +0.6 and -0.5, together too unsure. Above: -0.9 and +0.2, together too sure, so signs turn.
+    shares = calibration_shares(np.array([0.4, 0.5, 0.9, 0.8]), np.array([True, False, False, True]), bins=2)
+    assert shares == pytest.approx([0.6, -0.5, 0.9, -0.2])
+    assert shares.mean() == pytest.approx((0.1 + 0.7) / 4)
+
+
+def test_a_difference_of_calibration_errors_is_the_mean_of_the_paired_differences():
+    generator = np.random.default_rng(5)
+    sure, unsure = generator.uniform(0.6, 1, 500), generator.uniform(0.3, 0.9, 500)
+    right = generator.random(500) < 0.7
+    paired = mean_interval((calibration_shares(sure, right) - calibration_shares(unsure, right))[None], -1, 1)
+    assert paired.mean == pytest.approx(calibration_error(sure, right) - calibration_error(unsure, right))
