@@ -46,6 +46,19 @@ def test_a_missing_column_names_the_operator_that_needs_it(recipe):
     assert "'split' has no column 'el2n', which operator 'prune.by_score' needs" in found
 
 
+def test_nobody_may_leave_after_views_that_mix_others_in(recipe):
+    text = HEAD + """
+  raw: {op: ingest.digits}
+  split: {op: table.split, from: raw, test: 20%}
+  seen: {op: reinforce.views, from: split.train, policy: [crop, cutmix]}
+  half: {op: table.sample, from: seen, rows: 50}
+"""
+    (found,) = faults(recipe, text)
+    problem = "'seen' has views that mix in other samples, and 'table.sample' may drop some of those; put 'half' before the stage that draws the views"
+    assert found == f"stage 'half': from (line 8): {problem}"
+    resolve(recipe(text.replace("crop, cutmix", "crop, flip")))
+
+
 def test_a_model_is_no_table_of_samples(recipe):
     found = faults(recipe, HEAD + """
   raw: {op: ingest.digits}

@@ -71,6 +71,7 @@ stages:
   tiled: {op: distill.pca, from: looks.train, images_per_class: 1, grid: 1, score: phash, hard: high}
   seen: {op: reinforce.views, from: tiled, count: 2, policy: [crop, flip]}
   viewed: {op: reinforce.views, from: looks.train, count: 2, policy: [crop]}
+  blended: {op: reinforce.views, from: looks.train, count: 3, policy: [randaugment, jitter, random_field, erase, mixup, cutmix, resizemix, selfmix]}
   pointed: {op: reinforce.prototypes, from: {samples: viewed, known: core}}
   zca: {op: train.zca, from: apart.train}
   whitened: {op: table.whiten, from: {samples: apart.validation, whitening: zca}, side_px: 8, channels: 1}
