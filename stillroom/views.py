@@ -6,7 +6,7 @@ digest tells whether the stillroom that reads still replays as the one that wrot
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -35,6 +35,7 @@ __all__ = [
     "contract_of",
     "draw_view",
     "draw_views",
+    "from_json",
     "identity_views",
     "label_of",
     "mixed_columns",
@@ -137,6 +138,16 @@ def anchor_weights(views: pa.StructArray, height: int, width: int) -> np.ndarray
     return anchor_weight({name: views.field(name).to_numpy(zero_copy_only=False) for name in ("mix", "mix_weight", "mix_h", "mix_w")}, height, width)
 
 
+def from_json(values: Sequence[Any], field: pa.Field) -> pa.Array:
+    """Views as an export's JSON has them, bytes in hex, as the column that they were: `field` is that of the export's schema.
+
+    Args:
+        values: for each sample what its JSON has under the column's name, or None.
+        field: the column.
+    """
+    return pa.array([_from_json(value, field.type) for value in values], field.type)
+
+
 def contract_of(field: pa.Field) -> dict[str, Any]:
     """The contract of a column of views.
 
@@ -190,6 +201,16 @@ def _each_probe(contract: Mapping[str, Any]) -> list[str]:
 def _view_type(contract: Mapping[str, Any]) -> pa.StructType:
     told = contract["policy"]
     return ViewPolicy(kinds=tuple(told["kinds"]), randaugment_ops=told.get("randaugment_ops", 1)).view_type
+
+
+def _from_json(value: Any, kind: pa.DataType) -> Any:
+    if value is None:
+        return None
+    if pa.types.is_struct(kind):
+        return {field.name: _from_json(value[field.name], field.type) for field in kind}
+    if pa.types.is_list(kind) or pa.types.is_fixed_size_list(kind):
+        return [_from_json(one, kind.value_type) for one in value]
+    return bytes.fromhex(value) if pa.types.is_fixed_size_binary(kind) else value
 
 
 def _plain(value: Any) -> Any:

@@ -47,12 +47,15 @@ def test_a_missing_column_names_the_operator_that_needs_it(recipe):
 
 
 def test_nobody_may_leave_after_views_that_mix_others_in(recipe):
-    text = HEAD + """
+    text = (
+        HEAD
+        + """
   raw: {op: ingest.digits}
   split: {op: table.split, from: raw, test: 20%}
   seen: {op: reinforce.views, from: split.train, policy: [crop, cutmix]}
   half: {op: table.sample, from: seen, rows: 50}
 """
+    )
     (found,) = faults(recipe, text)
     problem = "'seen' has views that mix in other samples, and 'table.sample' may drop some of those; put 'half' before the stage that draws the views"
     assert found == f"stage 'half': from (line 8): {problem}"

@@ -24,7 +24,7 @@ from stillroom.snapshots import Snapshot
 from stillroom.snapshots import open as open_snapshot
 from stillroom.soft_labels import decode
 from stillroom.stores import Store
-from stillroom.views import check_contract, replay
+from stillroom.views import check_contract, from_json, replay
 from storage.export import export_snapshot, list_exports
 from storage.shards import FORMS, member_key
 
@@ -100,7 +100,7 @@ def test_webdataset_has_a_member_a_field(store, publish, samples, tmp_path, top_
     # Views and soft labels come back from the JSON by the type that stillroom.json names.
     lines = [json.loads(row["json"]) for row in found.values()]
     field = pa.ipc.read_schema(pa.py_buffer(b64decode(about(tmp_path / "out")["schema"]))).field("views")
-    views = pa.array([line["views"] for line in lines], field.type)
+    views = from_json([line["views"] for line in lines], field)
     assert views.equals(rows["views"].combine_chunks())
     assert np.array_equal(
         decode(views.flatten().field("soft_label"), len(classes)), decode(rows["views"].combine_chunks().flatten().field("soft_label"), len(classes))
@@ -120,7 +120,7 @@ def test_datasets_reads_the_shards_too(snapshot, tmp_path):
     assert [row["__key__"] for row in rows] == snapshot.polars("train")["sample_id"].to_list()
     assert [row["cls"] for row in rows] == snapshot.polars("train")["label"].to_list()
     assert rows[0]["png"].size == (4, 4)
-    assert rows[0]["json"]["views"] == snapshot.table("train").take([0])["views"].to_pylist()[0]
+    assert from_json([rows[0]["json"]["views"]], snapshot.schema.field("views")).to_pylist() == snapshot.table("train").take([0])["views"].to_pylist()
 
 
 def test_the_code_of_the_guide_reads_exports(store, publish, samples, tmp_path, monkeypatch):
