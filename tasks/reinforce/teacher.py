@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 from pydantic import Field
 
-from stillroom.errors import StageError
+from stillroom.errors import InputError, StageError
 from stillroom.fields import label_names
 from stillroom.images import decode_batch
 from stillroom.operators import Draw, Input, Params, Rows, Table, Work, row
@@ -40,8 +40,12 @@ def adds(params: TeacherParams, schemas: Mapping[str, pa.Schema]) -> dict[str, p
     """`views`, with the replay contract and the kind of label in the field's metadata; `asked`, where not all rows may be.
 
     Raises:
-        InputError: the labels have no class names, so that the length of a soft label is unknown.
+        InputError: the labels have no class names, so that the length of a soft label is unknown; views mix in samples that
+            the teacher may not be asked for.
     """
+    if (mixing := params.views.as_policy().mixing) and ("ask" in schemas or params.judge == "unseen"):
+        problem = f"{', '.join(mixing)} mix in samples of which `ask` and `judge: unseen` say who may label them alone"
+        raise InputError("views.policy", problem, "leave mixing kinds out of the policy")
     num_classes = len(known_names(schemas["samples"]))
     label = {"num_classes": num_classes, "top_k": params.top_k, "temperature": params.temperature}
     views = views_field(view_contract(params.views.as_policy()), soft_label_type(num_classes, params.top_k), label)
@@ -117,7 +121,7 @@ def teacher(batch: pa.RecordBatch, params: TeacherParams, state: Teacher, draw: 
 
 
 def _label_views(batch: pa.RecordBatch, params: TeacherParams, state: Teacher, draw: Draw) -> pa.StructArray:
-    """The views of a few samples, one sample after another: the fields of VIEW_TYPE and `soft_label`."""
+    """The views of a few samples, one sample after another, with `soft_label`."""
     ids, count = batch["sample_id"].to_pylist(), params.views.count
     images = decoded(NAME, batch, state)
     views = draw_of(NAME, batch, [pixels_CHW.shape[1:] for pixels_CHW in images], params.views, draw, state.peers).values

@@ -127,3 +127,11 @@ def test_what_moves_the_numbers_of_views_refuses_those_that_mix():
         calibrate.calibrate.added(calibrate.CalibrateParams(discard_below=0.1), {"samples": labelled().schema})
     with pytest.raises(ValueError, match="a choice among views moves numbers"):
         hard_views.HardViewsParams(views={"policy": ["crop", "cutmix"]})
+
+
+def test_who_may_not_be_asked_is_not_mixed_in():
+    params, schema = TeacherParams(views={"policy": ["crop", "mixup"]}), samples().schema
+    with pytest.raises(InputError, match="views.policy: mixup mix in samples of which `ask` and `judge: unseen` say who may label them alone"):
+        teacher_adds(params, {"samples": schema, "ask": schema})
+    with pytest.raises(InputError, match="leave mixing kinds out"):
+        teacher_adds(params.model_copy(update={"judge": "unseen"}), {"samples": schema})
