@@ -128,11 +128,15 @@ def describe(view: Mapping[str, Any], size: tuple[int, ...] | None = None) -> st
 
 
 def _ops(told: Mapping[str, Any]) -> list[str]:
-    """RandAugment's steps: "rotate 9, posterize 4"."""
+    """RandAugment's steps: "rotate -9, posterize 4, equalize"; a magnitude, and which way it goes, where the op has them."""
     said, step = [], 1
     while f"op_{step}" in told:
         name, size = RANDAUGMENT_OPS[told[f"op_{step}"]], told[f"magnitude_{step}"]
-        said += [] if name == "identity" else [f"{name} {'-' if size % 2 else ''}{size // 2}"]
+        if name in ("posterize", "solarize"):
+            name += f" {size // 2}"
+        elif name not in ("identity", "autocontrast", "equalize"):
+            name += f" {'-' if size % 2 else ''}{size // 2}"
+        said += [] if name == "identity" else [name]
         step += 1
     return said
 

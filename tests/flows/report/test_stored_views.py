@@ -8,6 +8,7 @@ import pyarrow as pa
 from flows.report.lineage import Source
 from flows.report.stored_views import describe, shown_views, views_stage
 from stillroom.images import decode
+from stillroom.replay import RANDAUGMENT_OPS
 from stillroom.soft_labels import decode as decode_labels
 from stillroom.tables import MemoryTable
 from stillroom.views import VIEW_TYPE, check_contract, replay, views_field
@@ -67,3 +68,12 @@ def test_parameters_are_told_in_words_and_what_is_left_alone_is_not():
     assert describe(PLAIN | {"crop_h": 6, "crop_y": 1}, (8, 8)) == "crop 8 × 6 at 0, 1"
     moved = PLAIN | {"flip": True, "rotate": -320, "scale_y": 9500, "scale_x": 10500, "shift_x": 64}
     assert describe(moved, (8, 8)) == "flipped; turned −3.2°; scaled 1.05 × 0.95; shifted +0.25, +0.00 px"
+
+
+def test_further_kinds_are_said_in_words():
+    ops = {name: number for number, name in enumerate(RANDAUGMENT_OPS)}
+    steps = {"op_1": ops["rotate"], "magnitude_1": 19, "op_2": ops["posterize"], "magnitude_2": 19, "op_3": ops["equalize"], "magnitude_3": 18}
+    assert describe(PLAIN | steps | {"op_4": ops["identity"], "magnitude_4": 18}, (8, 8)) == "rotate −9; posterize 9; equalize"
+    erased = {"erase_y": 1, "erase_x": 2, "erase_h": 3, "erase_w": 4, "random_field": bytes(48)}
+    assert describe(PLAIN | erased | {"mix": 2, "partner": "0123456789ab", "partner_view": 1}, (8, 8)) == "erased 4 × 3 at 2, 1; cutmix with 01234567"
+    assert describe(PLAIN | {"mix": 4, "partner": None, "partner_view": 3, "quarter_turns": 1}, (8, 8)) == "turned 90°; selfmix with its view 3"
