@@ -98,10 +98,12 @@ def draw_views(
     if set(policy.mixing) - {"selfmix"} and peers is None:
         raise ValueError(f"{', '.join(policy.mixing)} mix in other samples, and there are no peers to choose from")
     samples = len(sample_ids)
-    drawn = [draw_view(policy, sample_ids, sizes_B2, draw, np.full(samples, view), count, grids_B, peers) for view in range(count)]
-    # View by view, and wanted sample by sample.
-    order = np.arange(samples * count).reshape(count, samples).T.ravel()
-    return pa.ListArray.from_arrays(pa.array(np.arange(samples + 1) * count, pa.int32()), pa.concat_arrays(drawn).take(pa.array(order)))
+    sizes_B2, grids_B = _fitting(sample_ids, sizes_B2, grids_B)
+    columns = _nothing(policy.view_type, (samples, count))
+    for view in range(count):
+        _put(columns, np.s_[:, view], _one_view(policy, sample_ids, sizes_B2, grids_B, draw, view, count, peers))
+    flat = {name: values.reshape(samples * count, *values.shape[2:]) for name, values in columns.items()}
+    return pa.ListArray.from_arrays(pa.array(np.arange(samples + 1) * count, pa.int32()), _structs(flat, policy.view_type))
 
 
 def draw_view(
@@ -115,36 +117,20 @@ def draw_view(
     peers: Peers | None = None,
 ) -> pa.StructArray:
     """One view of each sample, number `views_B` of `count`: the same as in `draw_views`, whose arguments these are. Without peers nothing is mixed in."""
-    samples = len(sample_ids)
-    sizes_B2 = np.asarray(sizes_B2, np.int64).reshape(samples, 2)
-    grids_B = np.ones(samples, np.int64) if grids_B is None else np.asarray(grids_B, np.int64)
-    unfit_B = (grids_B < 1) | (grids_B > sizes_B2.min(axis=1))
-    if unfit_B.any():
-        at = int(unfit_B.argmax())
-        raise ValueError(f"sample '{sample_ids[at]}': a grid of {grids_B[at]} cells a side on {sizes_B2[at, 1]}x{sizes_B2[at, 0]} px")
-    kind = policy.view_type
-    columns: dict[str, Any] = {field.name: [None] * samples if field.name == "partner" else np.zeros(samples, np.int64) for field in kind}
-    if "random_field" in kind.names:
-        columns["random_field"] = np.zeros((samples, 3 * FIELD_GRID**2), np.int8)
+    sizes_B2, grids_B = _fitting(sample_ids, sizes_B2, grids_B)
+    columns = _nothing(policy.view_type, (len(sample_ids),))
     for view in np.unique(views_B).tolist():
         rows = np.flatnonzero(views_B == view)
         ids = [sample_ids[row] for row in rows.tolist()]
-        drawn = _one_view(policy, ids, sizes_B2[rows], grids_B[rows], draw, view, count, peers)
-        for name, values in drawn.items():
-            if name == "partner":
-                for row, value in zip(rows, values, strict=True):
-                    columns[name][row] = value
-            elif name in columns:
-                columns[name][rows] = values
-    return _structs(columns, kind)
+        _put(columns, rows, _one_view(policy, ids, sizes_B2[rows], grids_B[rows], draw, view, count, peers))
+    return _structs(columns, policy.view_type)
 
 
 def identity_views(sizes_B2: np.ndarray, kind: pa.StructType = VIEW_TYPE) -> pa.StructArray:
     """For each image, the view that changes nothing but the side: [B] of `kind`, whose soft label, if it has one, is null."""
     sizes_B2 = np.asarray(sizes_B2, np.int64).reshape(-1, 2)
-    count = len(sizes_B2)
-    columns: dict[str, Any] = {field.name: np.zeros(count, np.int64) for field in kind} | _identity(sizes_B2)
-    columns |= {"partner": [None] * count, "random_field": np.zeros((count, 3 * FIELD_GRID**2), np.int8)}
+    columns = _nothing(kind, (len(sizes_B2),))
+    _put(columns, np.s_[:], _identity(sizes_B2))
     return _structs(columns, kind)
 
 
@@ -182,16 +168,44 @@ def _one_view(
     return drawn | {"crop_y": drawn["crop_y"] + starts_B2[:, 0], "crop_x": drawn["crop_x"] + starts_B2[:, 1]}
 
 
-def _structs(columns: Mapping[str, Any], kind: pa.StructType) -> pa.StructArray:
-    count = len(columns["crop_y"])
+def _fitting(sample_ids: Sequence[str], sizes_B2: np.ndarray, grids_B: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+    """Sizes and grids as whole numbers; a grid that doesn't fit its image is refused."""
+    sizes_B2 = np.asarray(sizes_B2, np.int64).reshape(len(sample_ids), 2)
+    grids_B = np.ones(len(sample_ids), np.int64) if grids_B is None else np.asarray(grids_B, np.int64)
+    unfit_B = (grids_B < 1) | (grids_B > sizes_B2.min(axis=1))
+    if unfit_B.any():
+        at = int(unfit_B.argmax())
+        raise ValueError(f"sample '{sample_ids[at]}': a grid of {grids_B[at]} cells a side on {sizes_B2[at, 1]}x{sizes_B2[at, 0]} px")
+    return sizes_B2, grids_B
+
+
+def _nothing(kind: pa.StructType, shape: tuple[int, ...]) -> dict[str, np.ndarray]:
+    """A column of zeros for each field that is drawn, of nulls for partners."""
+    columns: dict[str, np.ndarray] = {}
+    for field in kind:
+        if field.name == "partner":
+            columns[field.name] = np.full(shape, None, object)
+        elif field.name == "random_field":
+            columns[field.name] = np.zeros((*shape, 3 * FIELD_GRID**2), np.int8)
+        elif field.name != "soft_label":
+            columns[field.name] = np.zeros(shape, np.int64)
+    return columns
+
+
+def _put(columns: dict[str, np.ndarray], at: Any, drawn: Mapping[str, Any]) -> None:
+    for name in columns.keys() & drawn.keys():
+        columns[name][at] = drawn[name]
+
+
+def _structs(columns: Mapping[str, np.ndarray], kind: pa.StructType) -> pa.StructArray:
     arrays = []
     for field in kind:
         if field.name == "soft_label":
-            arrays.append(pa.nulls(count, field.type))
-        elif field.name == "partner":
-            arrays.append(pa.array(columns["partner"], pa.string()))
+            arrays.append(pa.nulls(len(columns["crop_y"]), field.type))
         elif field.name == "random_field":
             arrays.append(pa.array([row.tobytes() for row in columns["random_field"]], field.type))
+        elif field.name == "partner":
+            arrays.append(pa.array(columns["partner"], field.type))
         else:
             arrays.append(pa.array(columns[field.name].astype(field.type.to_pandas_dtype()), field.type))
     return pa.StructArray.from_arrays(arrays, fields=list(kind))

@@ -124,8 +124,9 @@ def replay(
     Raises:
         StoreError: views of another kernel, or drawn for images of another size; partners are needed and not given.
     """
-    out = replay_alone(pixels_BCHW, views, contract)
+    _require_kernel(contract)
     records = _records(views)
+    out = _alone(pixels_BCHW, records, contract)
     mixed = np.flatnonzero(needs_partner(views))
     if len(mixed):
         if partners_BCHW is None:
@@ -143,10 +144,7 @@ def replay(
 def replay_alone(pixels_BCHW: np.ndarray | Sequence[np.ndarray], views: pa.StructArray, contract: Mapping[str, Any]) -> np.ndarray:
     """As `replay`, up to mixing: what a partner gives to others. Arguments and errors as there."""
     _require_kernel(contract)
-    records = _records(views)
-    if isinstance(pixels_BCHW, np.ndarray):
-        return _replay_equal(pixels_BCHW, records, contract)
-    return _replay_mixed(pixels_BCHW, records, contract)
+    return _alone(pixels_BCHW, _records(views), contract)
 
 
 def needs_partner(views: pa.StructArray) -> np.ndarray:
@@ -188,6 +186,12 @@ def _records(views: pa.StructArray) -> Views:
         elif pa.types.is_integer(field.type) or pa.types.is_boolean(field.type):
             found[field.name] = values.to_numpy(zero_copy_only=False)
     return found
+
+
+def _alone(pixels_BCHW: np.ndarray | Sequence[np.ndarray], records: Views, contract: Mapping[str, Any]) -> np.ndarray:
+    if isinstance(pixels_BCHW, np.ndarray):
+        return _replay_equal(pixels_BCHW, records, contract)
+    return _replay_mixed(pixels_BCHW, records, contract)
 
 
 def _require_kernel(contract: Mapping[str, Any]) -> None:

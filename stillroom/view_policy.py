@@ -1,7 +1,7 @@
 """The policy of views: which kinds are drawn, and how strong."""
 
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, get_args
 
 import pyarrow as pa
 
@@ -26,20 +26,8 @@ Kind = Literal[
     "selfmix",
     "permutation",
 ]
-DEFAULT_KINDS: tuple[Kind, ...] = ("identity", "crop", "flip", "affine")
-KINDS: tuple[Kind, ...] = (
-    *DEFAULT_KINDS,
-    "quarter_turns",
-    "randaugment",
-    "jitter",
-    "random_field",
-    "erase",
-    "mixup",
-    "cutmix",
-    "resizemix",
-    "selfmix",
-    "permutation",
-)
+KINDS: tuple[Kind, ...] = get_args(Kind)
+DEFAULT_KINDS = KINDS[:4]
 MIXING = tuple(MIXES[1:])
 MOST_OPS = 8
 
@@ -146,6 +134,9 @@ class ViewPolicy:
 
     def at_strength(self, part: float) -> "ViewPolicy":
         """The same policy, weaker: at 0 no image is changed but in its size, at 1 it is the policy. Fields are scaled where they are drawn."""
+        if part == 1:
+            # Not by way of 1 - (1 - low), which rounds.
+            return self
         return replace(
             self,
             crop_scale=(1 - (1 - self.crop_scale[0]) * part, 1 - (1 - self.crop_scale[1]) * part),

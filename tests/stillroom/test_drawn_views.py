@@ -92,6 +92,11 @@ def test_strength_grows_over_the_views():
     assert view_contract(policy)["strength"] == [0.0, 1.0]
 
 
+def test_full_strength_is_the_policy_to_the_last_bit():
+    assert 1 - (1 - 0.08) != 0.08
+    assert ViewPolicy(crop_scale=(0.08, 0.9)).at_strength(1.0) == ViewPolicy(crop_scale=(0.08, 0.9))
+
+
 @given(st.sets(st.sampled_from(KINDS), min_size=1), st.integers(1, 29))
 def test_any_policy_is_drawn_alike_in_any_batch_and_one_by_one(kinds, cut):
     policy, peers, size = ViewPolicy(kinds=tuple(kinds)), Peers(ids(30)), np.full((30, 2), 12)
