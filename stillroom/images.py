@@ -16,7 +16,6 @@ import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import lru_cache
 from io import BytesIO
 from typing import Literal
 
@@ -32,6 +31,7 @@ from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
 from stillroom.errors import InputError
+from stillroom.kernels.resizing import resize
 
 __all__ = [
     "MAX_PIXELS",
@@ -66,7 +66,6 @@ _READERS: dict[str, Callable[[BytesIO], ImageFile.ImageFile]] = {
 }
 _PNG = b"\x89PNG\r\n\x1a\n"
 _ORIENTATION_TAG = 274
-_WEIGHT_BITS = 16
 
 
 class ImageFault(ValueError):
@@ -178,24 +177,6 @@ def decode_batch(values: pa.Array | Sequence[bytes | None], *, channels: int | N
     return np.stack(decoded) if decoded else np.zeros((0, channels or 1, side_px or 1, side_px or 1), np.uint8)
 
 
-def resize(pixels_BCHW: np.ndarray, side_px: int, width_px: int | None = None) -> np.ndarray:
-    """Resize to a square, or to `side_px` rows of `width_px`, with a triangle filter, widened when shrinking; uint8 [B, C, side, side].
-
-    Our own, in NumPy, and the same to the bit on every machine: the weights are integers that sum to
-    2^16, so that each sum is a whole number below 2^24, which float32 holds exactly in any order of
-    adding. Within two grey levels of Pillow's bilinear `resize`: both round after each of two passes, halves not alike.
-    """
-    size = side_px, side_px if width_px is None else width_px
-    if pixels_BCHW.shape[2:] == size:
-        return pixels_BCHW
-    down_H, across_W = (_weights(old, new) for old, new in zip(pixels_BCHW.shape[2:], size, strict=True))
-    out = np.empty((*pixels_BCHW.shape[:2], *size), np.uint8)
-    for index, pixels_CHW in enumerate(pixels_BCHW):  # one at a time: float32 takes four times the room
-        narrowed = _rounded(pixels_CHW.astype(np.float32) @ across_W.T)
-        out[index] = _rounded(down_H @ narrowed.astype(np.float32))
-    return out
-
-
 def _read(data: bytes, max_pixels: int, truncated: Truncated) -> tuple[np.ndarray, ImageFacts, bool]:
     """Pixels, facts, and whether the end was filled in."""
     image, facts = _open(data, max_pixels)
@@ -221,7 +202,7 @@ def with_channels(pixels_BCHW: np.ndarray, channels: int | None) -> np.ndarray:
 def _plain_png(data: bytes, max_pixels: int) -> np.ndarray | None:
     """The pixels of a sound PNG of 8 bits, grey or RGB, with nothing but pixels in it; None for any other, which Pillow's reader judges.
 
-    Most of what Pillow takes for a small image is its reader in Python: the same decoder alone takes a tenth.
+    Most of what Pillow takes for a small image is its reader in Python, not the decoder.
     """
     at, kind, parts = len(_PNG), b"", []
     while len(data) >= at + 12:
@@ -416,20 +397,3 @@ def _odd_row(row: int, odd_CHW: np.ndarray, first_CHW: np.ndarray) -> InputError
         (height, width), (first_height, first_width) = odd_CHW.shape[1:], first_CHW.shape[1:]
         return InputError("images", f"row {row} has {width}x{height} pixels, row 0 has {first_width}x{first_height}", "give side_px, and all are resized to it")
     return InputError("images", f"row {row} has {odd_CHW.shape[0]} channels, row 0 has {first_CHW.shape[0]}", "give channels: 1 or 3")
-
-
-@lru_cache(maxsize=256)
-def _weights(size: int, side_px: int) -> np.ndarray:
-    """Weights of the triangle filter, float32 [side_px, size], whole numbers, each row summing to 2^16."""
-    # Distances between pixel centres, in units of 1 / (2 side_px) input pixels: all integers.
-    at_source, at_target = 2 * np.arange(size) + 1, 2 * np.arange(side_px) + 1
-    distance = np.abs(at_source[None, :] * side_px - at_target[:, None] * size)
-    raw = np.maximum(0, 2 * max(size, side_px) - distance)
-    whole = (raw << _WEIGHT_BITS) // raw.sum(axis=1, keepdims=True)
-    whole[np.arange(side_px), whole.argmax(axis=1)] += (1 << _WEIGHT_BITS) - whole.sum(axis=1)
-    weights: np.ndarray = whole.astype(np.float32)
-    return weights
-
-
-def _rounded(sums: np.ndarray) -> np.ndarray:
-    return ((sums.astype(np.int32) + (1 << (_WEIGHT_BITS - 1))) >> _WEIGHT_BITS).astype(np.uint8)

@@ -14,7 +14,8 @@ import torch
 from stillroom.digests import json_digest
 from stillroom.draws import Draw
 from stillroom.errors import InputError
-from stillroom.streams import Batch, Read, Source, Stream
+from stillroom.sources import Batch, Read, Source
+from stillroom.streams import Stream
 
 __all__ = ["MixedSource", "mix"]
 

@@ -2,9 +2,9 @@
 
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
@@ -153,46 +153,17 @@ class Snapshot:
 
         return loader(self.torch(split, views=views, seed=seed, pixels=pixels, channels=channels), batch_size=batch_size, **more)
 
-    def stream(
-        self,
-        split: str,
-        *,
-        batch_size: int,
-        seed: int = 0,
-        views: str | None = None,
-        pixels: str = "float",
-        channels: int | None = None,
-        side_px: int | None = None,
-        image: str | None = None,
-        shuffle: bool | Literal["full"] = True,
-        group: str | None = None,
-        per_group: int = 1,
-        views_per_sample: int = 1,
-        columns: Sequence[str] = (),
-        weights: str | None = None,
-        cache_bytes: int | None = None,
-        cache: str | Path | None = None,
-        **how: Any,
-    ) -> "Stream":
+    def stream(self, split: str, *, batch_size: int, cache_bytes: int | None = None, cache: str | Path | None = None, **how: Any) -> "Stream":
         """Ready batches in an order that seed and epoch decide, sharded by rank and worker, resumable at any step.
 
         Args:
             split: what to stream.
             batch_size: rows of one step on all ranks together.
-            seed: of order and views.
-            views: "stored" shows stored views with their soft labels, None plain images.
-            pixels: "float" (0 to 1), "uint8", or of a distilled set "normalised".
-            channels, side_px: 1 or 3 channels, and the side that plain images are resized to, where pictures differ.
-            image: the column of images; None takes decoded ones (`image_pixels`) where the split has them.
-            shuffle: True shuffles blocks of rows and rows within a few thousand, "full" all rows; False leaves them as they stand.
-            group, per_group: a column (`label`) whose values take turns, `per_group` rows each, so that a batch holds them in equal parts.
-            views_per_sample: how many views of a sample stand beside one another, each counting as a row of the batch.
-            columns: further columns of a batch: tensors of numbers, lists of anything else.
-            weights: a column that `weight` gives; without one it is 1, and 0 for rows that only fill a batch up.
             cache_bytes: about how many bytes of a bucket's rows are kept on the local disk, shared by all processes; None is 4 GiB, 0 keeps
                 none. A store that is a folder has no cache.
             cache: the folder for them; None is `cache` below `STILLROOM_HOME`, which is `~/.stillroom` unless set.
-            how: what `stillroom.streams.Stream` takes: micro_batches, drop_last, rank, world_size, num_workers.
+            how: what `stillroom.streams.stream` takes: seed, views, pixels, channels, side_px, image, shuffle, group, per_group,
+                views_per_sample, columns, weights, micro_batches, drop_last, rank, world_size, num_workers.
 
         Raises:
             InputError: arguments that exclude each other; a batch size that ranks can't share.
@@ -205,25 +176,7 @@ class Snapshot:
         limit_bytes = CACHE_BYTES if cache_bytes is None else cache_bytes
         if self.store.local is None and limit_bytes > 0:
             table = CachedTable(self.table(split), digest, Path(cache) if cache else cache_folder(), limit_bytes)
-        return stream(
-            table,
-            rows=self.splits[split],
-            digest=digest,
-            batch_size=batch_size,
-            seed=seed,
-            views=views,
-            pixels=pixels,
-            channels=channels,
-            side_px=side_px,
-            image=image,
-            shuffle=shuffle,
-            group=group,
-            per_group=per_group,
-            views_per_sample=views_per_sample,
-            columns=columns,
-            weights=weights,
-            **how,
-        )
+        return stream(table, rows=self.splits[split], digest=digest, batch_size=batch_size, **how)
 
     def arrow(self, split: str, columns: list[str] | None = None, batch_size: int = 1024) -> Iterator[pa.RecordBatch]:
         """Record batches in the snapshot's order, memory bounded by one of them."""

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from stillroom.images import resize
+from stillroom.kernels.resizing import resize
 
 __all__ = ["MIXES", "anchor_weight", "mix"]
 

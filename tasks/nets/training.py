@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
-__all__ = ["adamw", "channel_stats", "fit", "index_batches", "normalise", "one_cycle", "seeded_net"]
+__all__ = ["adamw", "channel_stats", "fit", "index_batches", "normalise", "one_cycle", "progress_of", "seeded_net"]
 
 # B = samples of a batch, N = all samples, C H W = image, K = classes
 
@@ -95,6 +95,21 @@ def adamw(net: "nn.Module", lr: float, weight_decay: float) -> "torch.optim.Opti
     import torch
 
     return torch.optim.AdamW(net.parameters(), lr=lr, weight_decay=weight_decay, fused=True)
+
+
+def progress_of(work: Work, every: int, before: int = 0, planned: int | None = None) -> Callable[[int, int], None]:
+    """An `on_step` of `fit` that tells `work` the progress, every so many steps and at the end.
+
+    Args:
+        before: steps of earlier trainings, which count as well.
+        planned: steps of all of them together; None: of this one.
+    """
+
+    def report(done: int, steps: int) -> None:
+        if done % every == 0 or done == steps:
+            work.progress(before + done, steps if planned is None else planned)
+
+    return report
 
 
 def fit(

@@ -17,7 +17,7 @@ from stillroom.scratch import memory_map
 from stillroom.soft_labels import decode
 from stillroom.views import label_of
 from tasks.nets.models import ids_seen, model_batch, model_row
-from tasks.nets.training import fit, index_batches
+from tasks.nets.training import fit, index_batches, progress_of
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -86,10 +86,6 @@ def projector(unit: Unit, inputs: Mapping[str, Table], params: ProjectorParams, 
         torch.manual_seed(work.draw.integer("init"))
         net = torch.nn.Sequential(torch.nn.Linear(size, rank, bias=False), torch.nn.Linear(rank, classes))
 
-    def report(done: int, steps: int) -> None:
-        if done % PROGRESS_STEPS == 0 or done == steps:
-            work.progress(done, steps)
-
     fit(
         net,
         _batches(labels, mean_D, std_D, params, work.draw),
@@ -97,7 +93,7 @@ def projector(unit: Unit, inputs: Mapping[str, Table], params: ProjectorParams, 
         lr=params.learning_rate,
         weight_decay=params.weight_decay,
         device=work.device,
-        on_step=report,
+        on_step=progress_of(work, PROGRESS_STEPS),
         checkpoint=work,
     )
     label = label_of(table.schema.field("views"))

@@ -11,7 +11,7 @@ from stillroom.operators import Input, Params, Table, Unit, Work, train
 from tasks.nets.models import Classifier, ids_seen, model_batch, model_row
 from tasks.nets.recipe import refuse_untunable
 from tasks.nets.samples import load_images, load_labels
-from tasks.nets.training import channel_stats, fit, seeded_net
+from tasks.nets.training import channel_stats, fit, progress_of, seeded_net
 from tasks.nets.zoo import NetName
 from tasks.train._arm import Arm, load_hard, load_stored, weighed
 
@@ -129,10 +129,6 @@ class _Trainer:
         params, work, before = self.params, self.work, len(self.trained) * self.params.steps
         net = seeded_net(params.net, f"init/{seed}", work.draw, **self.shape)
 
-        def report(done: int, steps: int) -> None:
-            if done % 50 == 0 or done == steps:
-                work.progress(before + done, self.planned)
-
         fit(
             net,
             self.arm.batches(params.batch_size, f"order/{seed}", work.draw),
@@ -140,7 +136,7 @@ class _Trainer:
             lr=rate,
             weight_decay=params.weight_decay,
             device=work.device,
-            on_step=report,
+            on_step=progress_of(work, 50, before, self.planned),
             checkpoint=work,
             mean=self.config["mean"],
             std=self.config["std"],

@@ -15,7 +15,7 @@ from stillroom.tables import BaseTable
 from stillroom.views import ViewPolicy, draw_views, replay, view_contract
 from tasks.nets.models import Classifier, folds_of, ids_seen, measured_on, model_batch, model_row, refuse_below
 from tasks.nets.samples import Labelled, load_labelled, load_labels
-from tasks.nets.training import fit, index_batches, seeded_net
+from tasks.nets.training import fit, index_batches, progress_of, seeded_net
 from tasks.nets.zoo import NetName
 
 if TYPE_CHECKING:
@@ -110,10 +110,6 @@ def teacher(unit: Unit, inputs: Mapping[str, Table], params: TeacherParams, work
     samples = replace(samples, label_names=load_labels(inputs["samples"])[1])
     net = seeded_net(params.net, f"init/{member}", work.draw, **samples.shape)
 
-    def report(done: int, steps: int) -> None:
-        if done % PROGRESS_STEPS == 0 or done == steps:
-            work.progress(done, steps)
-
     fit(
         net,
         _batches(samples, params, member, work.draw),
@@ -121,7 +117,7 @@ def teacher(unit: Unit, inputs: Mapping[str, Table], params: TeacherParams, work
         lr=params.learning_rate,
         weight_decay=params.weight_decay,
         device=work.device,
-        on_step=report,
+        on_step=progress_of(work, PROGRESS_STEPS),
         checkpoint=work,
         mean=samples.mean,
         std=samples.std,
