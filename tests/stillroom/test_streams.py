@@ -365,12 +365,15 @@ def test_no_thread_is_left_by_a_loop_that_ends_or_breaks():
 
 # L05
 INTERRUPTED = """
+import signal
 import sys
 import pyarrow as pa
 from stillroom.streams import stream
 from stillroom.tables import MemoryTable
 
 if __name__ == "__main__":
+    # A shell in the background has its children ignore Ctrl-C, and this would run for ever.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     images = pa.array([b"P5 1 1 255 x"] * 100, pa.binary())
     table = MemoryTable(pa.table({"sample_id": [str(row) for row in range(100)], "image": images, "label": [0] * 100}))
     batches = stream(table, batch_size=8, num_workers=int(sys.argv[1]))
@@ -394,6 +397,8 @@ def test_after_an_interrupt_it_starts_again_and_nothing_is_left(tmp_path, worker
     segments = set(os.listdir("/dev/shm"))
     started = [sys.executable, tmp_path / "train.py", workers]
     child = subprocess.Popen(started, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    patience = threading.Timer(120, os.killpg, (child.pid, signal.SIGKILL))
+    patience.start()
     for again in (True, True, False):
         for _ in range(4):  # until each worker has begun
             assert child.stdout.readline() == "going\n", child.stderr.read()
@@ -401,6 +406,7 @@ def test_after_an_interrupt_it_starts_again_and_nothing_is_left(tmp_path, worker
         while again and child.stdout.readline() != "stopped\n":
             assert child.poll() is None
     told = child.communicate(timeout=60)[1]
+    patience.cancel()
     assert "KeyboardInterrupt" in told and "leaked" not in told
     wait_for(lambda: is_gone(child.pid), seconds=20)
     assert list((tmp_path / "tmp").iterdir()) == [] and {name for name in os.listdir("/dev/shm") if name.startswith("torch_")} <= segments
