@@ -14,8 +14,8 @@ export DO_NOT_TRACK := 1 HF_HUB_DISABLE_TELEMETRY := 1 GX_ANALYTICS_ENABLED := f
 demo: setup ## build the quickstart and show what it was worth
 	$(BIN)/stillroom build recipes/quickstart.yaml
 
-test: setup ## run the tests
-	$(BIN)/python -m pytest
+test: setup ## run the tests, a file of them on each core
+	$(BIN)/python -m pytest -n auto --dist loadfile
 
 test-long: setup ## run what takes minutes: builds killed again and again, several at once
 	$(BIN)/python -m pytest -m long

@@ -1,7 +1,7 @@
 """From a finished build to a snapshot: gates, publishing, promotion, report."""
 
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import pyarrow as pa
 
@@ -74,7 +74,7 @@ def publish_build(plan: Plan, records: dict[str, Record], pool: "Pool", seconds:
     if failed:
         raise GateError(recipe.name, f"{len(failed)} of {len(gates)} gates failed, nothing is published: {'; '.join(_told(gate) for gate in failed[:5])}")
     fingerprint = _fingerprint(plan, records)
-    (written,) = pool.run([Job(write_snapshot, (plan.store, recipe.name, splits, recipe.seed, fingerprint, _index(recipe)))], stage="publish")
+    (written,) = pool.run([Job(write_snapshot, (plan.store, recipe.name, splits, recipe.seed, fingerprint, _index(recipe), _decoded(recipe)))], stage="publish")
     if not written.unique:
         raise GateError(recipe.name, "two published rows have the same sample id", "a sample belongs to one split only")
     proof = proof_of(plan, records)
@@ -110,7 +110,7 @@ def _complete(store: Store, recipe: Recipe, manifest: dict[str, Any], *, same: b
     """Do what follows manifest and tag, as far as it isn't done: promotion, report, and last the word that nothing is left to do."""
     name, number = manifest["name"], manifest["number"]
     notes = [] if manifests.was_promoted(store, name, number) else _promote_if_better(store, recipe, manifest)
-    notes += _searched_as_it_is(manifest)
+    notes += [*_searched_as_it_is(manifest), *_read_as_they_are(manifest)]
     if store.read(f"snapshots/{name}/{number}.html") is None:
         _write_report(store, manifest)
     store.create_json(f"published/{manifest['table']['fingerprint']}.json", {"name": name, "number": number})
@@ -154,13 +154,25 @@ def _fingerprint(plan: Plan, records: dict[str, Record]) -> str:
     proofs = [records[stage.name].fingerprint for stage in plan.stages if stage.resolved.operator.gives == "metrics" and stage.name in records]
     parts = [[split, ref.fingerprint, ref.split] for split, ref in _splits(plan, records)]
     require = recipe.publish.require.model_dump(mode="json") if recipe.publish else {}
-    index = {"index": _index(recipe)} if _index(recipe) else {}
-    return json_digest({"snapshot": recipe.name, "seed": recipe.seed, "splits": parts, "proofs": proofs, "require": require, "rows": plan.graph.rows, **index})
+    more = {"index": _index(recipe), "decoded": "" if _decoded(recipe) == "auto" else _decoded(recipe)}
+    facts = {"snapshot": recipe.name, "seed": recipe.seed, "splits": parts, "proofs": proofs, "require": require, "rows": plan.graph.rows}
+    return json_digest(facts | {key: value for key, value in more.items() if value})
 
 
 def _index(recipe: Recipe) -> dict[str, str]:
     """The metric of each vector column that gets an index."""
     return dict(recipe.publish.index) if recipe.publish else {}
+
+
+def _decoded(recipe: Recipe) -> Literal["auto", "always", "never"]:
+    """Whether images are stored decoded as well."""
+    return recipe.publish.decoded if recipe.publish else "never"
+
+
+def _read_as_they_are(manifest: dict[str, Any]) -> list[str]:
+    """What to say of images that are stored decoded as well."""
+    told = manifest.get("decoded", {})
+    return [f"images are stored decoded as well, {told['ratio']:.1f} times their size: trainers read them and decode nothing"] if told.get("stored") else []
 
 
 def _searched_as_it_is(manifest: dict[str, Any]) -> list[str]:

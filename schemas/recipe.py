@@ -118,6 +118,9 @@ class Publish(_Model):
 
     splits: dict[Split, _WrittenEdge] = Field(min_length=1, description="Where each split's rows come from.")
     index: dict[str, Literal["cosine", "l2", "dot"]] = Field(default={}, description="Vector columns that get an index for searches, each with its metric.")
+    decoded: Literal["auto", "always", "never"] = Field(
+        default="auto", description="Whether images are stored decoded as well, for trainers: `auto` where that is at most twice their size."
+    )
     require: Require = Require()
     promote: Promote | None = None
 

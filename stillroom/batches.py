@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from stillroom.draws import Draw
 from stillroom.errors import InputError, StoreError
-from stillroom.fields import label_names
+from stillroom.fields import PIXELS_COLUMN, label_names, pixels_shape
 from stillroom.images import ImageFault, decode, resize, with_channels
 from stillroom.operators import Table
 from stillroom.partners import Partners, mixed_in
@@ -23,12 +23,10 @@ from stillroom.soft_labels import decode as decode_labels
 from stillroom.tables import one_array
 from stillroom.views import anchor_weights, check_contract, identity_views, label_of, mixes, replay
 
-__all__ = ["PIXELS_COLUMN", "SHAPE", "Look", "Shown", "Viewer", "note_read"]
+__all__ = ["Look", "Shown", "Viewer", "note_read"]
 
 # R = rows read, B = what a batch shows of them, C H W = an image, K = classes, S = those that have stored views
 
-# Decoded images, uint8 [C, H, W], with their shape in the field's metadata: read in place of `image` where a split has them.
-PIXELS_COLUMN, SHAPE = "image_pixels", b"stillroom.shape"
 # The process that first read any split. Lance's threads don't survive a fork, and its locks may not.
 _read_in: int | None = None
 
@@ -168,17 +166,17 @@ class Viewer:
         return list(dict.fromkeys(["sample_id", shown, "label", *beside, *self.more]))
 
     def _image_column(self) -> str:
-        return self.look.image or (PIXELS_COLUMN if PIXELS_COLUMN in self.table.schema.names else "image")
+        decoded = PIXELS_COLUMN in self.table.schema.names and pixels_shape(self.table.schema.field(PIXELS_COLUMN))
+        return self.look.image or (PIXELS_COLUMN if decoded else "image")
 
     def _images(self, taken: pa.Table, sample_ids: list[str]) -> np.ndarray | list[np.ndarray]:
         """Pixels uint8 [C, H, W] of B rows, one array where all are alike in shape."""
         look, name = self.look, self._image_column()
         column = one_array(taken[name])
-        shape = (taken.schema.field(name).metadata or {}).get(SHAPE)
-        if shape is not None:
+        if shape := pixels_shape(taken.schema.field(name)):
             if column.null_count:
                 raise StoreError(f"column '{name}'", "is missing in rows of this split", "pass image='image', and images are decoded")
-            pixels_BCHW = column.flatten().to_numpy().reshape(-1, *json.loads(shape))
+            pixels_BCHW = column.flatten().to_numpy().reshape(-1, *shape)
             pixels_BCHW = with_channels(pixels_BCHW, look.channels)
             return pixels_BCHW if look.side_px is None else resize(pixels_BCHW, look.side_px)
         images = [_decoded(data, sample_id) for data, sample_id in zip(column.to_pylist(), sample_ids, strict=True)]

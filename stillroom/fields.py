@@ -4,6 +4,7 @@ The meaning stands in the field's metadata, so that it travels with every table 
 """
 
 import json
+import math
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -11,12 +12,15 @@ import pyarrow as pa
 
 __all__ = [
     "HEAVY",
+    "PIXELS_COLUMN",
     "heavy_kind",
     "heavy_names",
     "image_field",
     "label_field",
     "label_names",
     "light_names",
+    "pixels_field",
+    "pixels_shape",
     "score_facts",
     "score_field",
     "split_field",
@@ -30,11 +34,24 @@ HEAVY = b"stillroom.heavy"
 LABEL_NAMES = b"stillroom.label_names"
 SPLIT_NAMES = b"stillroom.splits"
 SCORE = b"stillroom.score"
+# Decoded images, which a published table may have beside `image`.
+PIXELS_COLUMN, SHAPE = "image_pixels", b"stillroom.shape"
 
 
 def image_field(name: str = "image") -> pa.Field:
     """Encoded image bytes: stored once, in the table whose stage made them."""
     return pa.field(name, pa.binary(), metadata={HEAVY: b"image"})
+
+
+def pixels_field(shape: Sequence[int]) -> pa.Field:
+    """Decoded images, uint8 [C, H, W], all of that shape: made from `image`, and so without a hash of their own."""
+    return pa.field(PIXELS_COLUMN, pa.list_(pa.uint8(), math.prod(shape)), metadata={HEAVY: b"decoded", SHAPE: json.dumps(list(shape)).encode()})
+
+
+def pixels_shape(field: pa.Field) -> tuple[int, int, int] | None:
+    """The shape [C, H, W] of decoded images, or None for another column."""
+    raw = (field.metadata or {}).get(SHAPE)
+    return tuple(json.loads(raw)) if raw else None
 
 
 def vector_field(name: str, size: int, dtype: pa.DataType | None = None) -> pa.Field:

@@ -70,7 +70,7 @@ MANIFEST = {
     "name": NAME, "number?": SIZE, "created?": _is_time, "digest": str, "rows": SIZE, "trial": bool, "splits": {"*": SIZE}, "files": _is_files,
     "table": {"name": _is_table, "version": SIZE, "rows": SIZE, "fingerprint": PRINT, "digest": str, "columns": {"*": str}, "*": ANY},
     "stages": [STAGE], "gates?": [dict], "proof?": (dict, NONE), "seed?": WHOLE, "recipe?": {"text": str, "path": str, "overrides": [str], "*": ANY},
-    "indexes?": {"*": {"metric": METRIC, "kind": TEXT_OR_NONE, "vectors": SIZE, "*": ANY}}, "*": ANY,
+    "decoded?": {"stored": bool, "*": ANY}, "indexes?": {"*": {"metric": METRIC, "kind": TEXT_OR_NONE, "vectors": SIZE, "*": ANY}}, "*": ANY,
 }  # fmt: skip
 RECORD = {
     "fingerprint": PRINT, "stage": str, "operator": str, "parts": {"join?": str, "*": ANY}, "table": REF, "removed": (REF, NONE), "counts": {"*": SIZE},

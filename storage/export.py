@@ -20,7 +20,7 @@ from blake3 import blake3
 
 from stillroom.digests import json_digest
 from stillroom.errors import InputError, StoreError
-from stillroom.fields import heavy_names, label_names
+from stillroom.fields import heavy_kind, heavy_names, label_names
 from stillroom.sealed import seal, unseal
 from stillroom.shapes import EXPORT, wrong_shape
 from stillroom.snapshots import Snapshot
@@ -198,8 +198,12 @@ def _planned(snapshot: Snapshot, form: Form, splits: Sequence[str], rows_per_fil
 
 
 def _ordered(schema: pa.Schema) -> pa.Schema:
-    """The schema with each field's metadata by key: Lance gives it in another order at each opening, and it ends up in the files."""
-    return pa.schema([field.with_metadata(dict(sorted((field.metadata or {}).items()))) for field in schema])
+    """The schema with each field's metadata by key: Lance gives it in another order at each opening, and it ends up in the files.
+
+    Without decoded images, which are made from the encoded ones.
+    """
+    kept = [field for field in schema if heavy_kind(field) != "decoded"]
+    return pa.schema([field.with_metadata(dict(sorted((field.metadata or {}).items()))) for field in kept])
 
 
 def _in_row_order(snapshot: Snapshot) -> dict[str, int]:

@@ -16,6 +16,7 @@ import pyarrow as pa
 from lance.commit import CommitConflictError
 
 from stillroom.draws import Draw
+from stillroom.fields import heavy_kind
 from stillroom.format import prepare
 from stillroom.integrity import file_facts
 from stillroom.records import TableRef
@@ -25,6 +26,7 @@ from stillroom.stored import StoredTable, snapshot_fields, table_bytes
 from stillroom.stores import Store
 from stillroom.tables import one_array
 from storage.commits import commit_fragments, data_files, version_facts, write_batches
+from storage.decoded import Choice, choose_decoded, decoded_images
 from storage.indexes import add_indexes, index_bytes
 from storage.manifests import list_manifests
 from storage.space import room_for, row_bytes, snapshot_bytes
@@ -49,32 +51,37 @@ def snapshot_order(table: StoredTable, seed: int, split: str) -> np.ndarray:
 
 
 def write_snapshot(
-    store_uri: str, name: str, splits: Sequence[tuple[str, TableRef]], seed: int, fingerprint: str, index: Mapping[str, str] = MappingProxyType({})
-) -> "WrittenSnapshot":
+    store_uri: str, name: str, splits: Sequence[tuple[str, TableRef]], seed: int, fingerprint: str,
+    index: Mapping[str, str] = MappingProxyType({}), decoded: Choice = "never",
+) -> "WrittenSnapshot":  # fmt: skip
     """Write all splits, one after another, as a new version of the published table; visible to nobody by name yet.
 
     Each split's rows are in the order of hash(seed, id). A split that lacks a column has null there.
 
     Args:
         index: the metric of each vector column that gets an index.
+        decoded: whether images are stored decoded as well.
     """
     store = Store(store_uri)
     tables = {split: StoredTable(store, ref) for split, ref in splits}
     schema = snapshot_fields(table.schema for table in tables.values())
+    pixels, told = choose_decoded(list(tables.values()), decoded)
+    schema = schema.append(pixels) if pixels else schema
+    total, pixel_bytes = sum(table.rows for table in tables.values()), pixels.type.list_size if pixels else 0
 
     def batches() -> Iterator[pa.RecordBatch]:
         for split, table in tables.items():
             order = snapshot_order(table, seed, split)
             names = [field.name for field in schema if field.name in table.schema.names and field.name != "split"]
-            rows = _rows_at_once(table)
+            rows = _rows_at_once(row_bytes(table) + pixel_bytes)
             for start in range(0, len(order), rows):
                 found = table.take(order[start : start + rows], names)
-                arrays = [pa.array([split] * found.num_rows) if field.name == "split" else _column(found, field) for field in schema]
+                arrays = [_column(found, field, split) for field in schema]
                 yield pa.record_batch(arrays, schema=schema)
 
-    more = index_bytes(schema, sum(table.rows for table in tables.values()), index) if store.local else 0
+    more = index_bytes(schema, total, index) + total * pixel_bytes if store.local else 0
     with room_for(store, "publish", snapshot_bytes(tables.values()) + more):
-        return write_version(store, name, schema, batches(), fingerprint, index=index)
+        return write_version(store, name, schema, batches(), fingerprint, index=index)._replace(decoded=told)
 
 
 def write_version(
@@ -104,26 +111,33 @@ def write_version(
 
 
 class WrittenSnapshot(NamedTuple):
-    """A published table's new version, whether its sample ids are unique, its columns' digests, size and BLAKE3 of its files by store key, and its indexes."""
+    """A published table's new version: whether sample ids are unique, digests of columns, size and BLAKE3 of files by store key, indexes, decoded images."""
 
     table: TableRef
     unique: bool
     columns: dict[str, Any]
     files: dict[str, list[int | str]]
     indexes: dict[str, Any]
+    decoded: Mapping[str, Any] = MappingProxyType({})
 
     def facts(self, store: Store) -> dict[str, Any]:
         """What a manifest says of the table."""
         table = self.table
         where = {"name": table.name, "version": table.version, "fingerprint": table.fingerprint, "rows": table.rows, "digest": table.digest}
-        indexes = {"indexes": self.indexes} if self.indexes else {}
-        return {"table": {**where, "columns": self.columns}, "files": self.files, "bytes": table_bytes(store, table), **indexes}
+        more = {"indexes": self.indexes, "decoded": dict(self.decoded)}
+        return {
+            "table": {**where, "columns": self.columns},
+            "files": self.files,
+            "bytes": table_bytes(store, table),
+            **{key: has for key, has in more.items() if has},
+        }
 
 
 def publish_manifest(store: Store, manifest: dict[str, Any]) -> dict[str, Any]:
     """Give a manifest the next free number and put it there; what comes back is what stands in the store.
 
-    A snapshot of the same content as an earlier one, with no further index and judged alike, gets no new number: the earlier manifest comes back.
+    A snapshot of the same content as an earlier one gets no new number, where it has no further index, no decoded images
+    that the other lacks, and was judged alike: the earlier manifest comes back.
     """
     prepare(store)
     name = manifest["name"]
@@ -131,7 +145,13 @@ def publish_manifest(store: Store, manifest: dict[str, Any]) -> dict[str, Any]:
         manifests = list_manifests(store, name)
         for earlier in manifests:
             same = all(earlier[key] == manifest[key] for key in ("digest", "trial", "splits"))
-            if same and _is_indexed(earlier, manifest) and _is_judged(earlier, manifest) and not withdrawn(store, name, earlier["number"]):
+            if (
+                same
+                and _is_indexed(earlier, manifest)
+                and _has_decoded(earlier) >= _has_decoded(manifest)
+                and _is_judged(earlier, manifest)
+                and not withdrawn(store, name, earlier["number"])
+            ):
                 tag_snapshots(store, name)
                 return earlier
         number = max((earlier["number"] for earlier in manifests), default=0) + 1
@@ -156,6 +176,10 @@ def _is_indexed(earlier: Mapping[str, Any], manifest: Mapping[str, Any]) -> bool
     return all(had.get(column) == facts for column, facts in manifest.get("indexes", {}).items())
 
 
+def _has_decoded(manifest: Mapping[str, Any]) -> bool:
+    return bool(manifest.get("decoded", {}).get("stored"))
+
+
 def _is_judged(earlier: Mapping[str, Any], manifest: Mapping[str, Any]) -> bool:
     """Whether an earlier snapshot's judgement is this one's, or this one has none: rows that are judged otherwise must not keep the old word."""
     return _judgement(manifest) in ([], _judgement(earlier))
@@ -168,12 +192,16 @@ def _judgement(manifest: Mapping[str, Any]) -> list[Any]:
     return [*arms, *(proof.get("differences") or ()), *(line for stage in manifest.get("judged") or () for line in stage["lines"])]
 
 
-def _rows_at_once(table: StoredTable) -> int:
-    """How many rows are taken at a time: a take costs more than its rows where they are small, and a batch of large ones memory."""
-    return min(65_536, max(256, int(TAKEN_BYTES / (row_bytes(table) + 1))))
+def _rows_at_once(of_one: float) -> int:
+    """How many rows are taken at a time, by the bytes of one: a take costs more than its rows where they are small, and a batch of large ones memory."""
+    return min(65_536, max(256, int(TAKEN_BYTES / (of_one + 1))))
 
 
-def _column(found: pa.Table, field: pa.Field) -> pa.Array:
+def _column(found: pa.Table, field: pa.Field, split: str) -> pa.Array:
+    if field.name == "split":
+        return pa.array([split] * found.num_rows)
+    if heavy_kind(field) == "decoded":
+        return decoded_images(found, field)
     if field.name not in found.column_names:
         return pa.nulls(found.num_rows, field.type)
     return one_array(found[field.name])

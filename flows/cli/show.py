@@ -82,6 +82,9 @@ def _print_head(manifest: Mapping[str, Any]) -> None:
     for column, facts in manifest.get("indexes", {}).items():
         kind = f"{cell(facts['kind'])}, {facts['metric']}" if facts["kind"] else "none"
         console.print(f"index of {cell(column)}: {kind}, {facts['vectors']:,} vectors", soft_wrap=True)
+    if decoded := manifest.get("decoded"):
+        said = f"stored, {decoded['ratio']:.1f} times the size of the encoded ones" if decoded["stored"] else f"not stored: {decoded['why']}"
+        console.print(f"decoded images {said}", soft_wrap=True)
     console.print(f"digest {manifest['digest']}\n", soft_wrap=True)
 
 

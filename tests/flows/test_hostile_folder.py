@@ -60,10 +60,11 @@ def test_a_run_of_the_deployment_imports_nothing_from_it(hostile: Path, recipe: 
     api = ensure_server()
     prefect = {"PREFECT_API_URL": api, "PREFECT_HOME": str(tmp_path / "prefect"), "DO_NOT_TRACK": "1"}
     places = {"STILLROOM_RECIPE": str(recipe(RECIPE)), "STILLROOM_STORE": str(store)}
-    command("prefect", "work-pool", "create", "stillroom", "--type", "process", cwd=tmp_path, **prefect)
+    ask("work_pools/", {"name": "stillroom", "type": "process"})
     deployed = command("prefect", "--no-prompt", "deploy", "--name", "nightly", cwd=REPOSITORY, **prefect, **places)
     assert deployed.returncode == 0, deployed.stdout + deployed.stderr
-    command("prefect", "deployment", "run", "stillroom-build/nightly", cwd=tmp_path, **prefect)
+    (deployment,) = ask("deployments/filter", {"deployments": {"name": {"any_": ["nightly"]}}})
+    ask(f"deployments/{deployment['id']}/create_flow_run", {})
     worked = command("prefect", "worker", "start", "--pool", "stillroom", "--run-once", cwd=hostile, **prefect)
     states = [run["state_name"] for run in ask("flow_runs/filter", {"deployments": {"name": {"any_": ["nightly"]}}}) if run["start_time"]]
     assert states == ["Completed"], worked.stdout + worked.stderr

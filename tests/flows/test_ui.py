@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from flows.build import build_recipe
 from tests.flows.asking import ask
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
@@ -47,8 +48,8 @@ def test_a_build_is_seen_with_its_stages_and_artifacts(browser, recipe, store):
     from flows.server import ensure_server
 
     ensure_server()
+    build_recipe(recipe(RECIPE, "seen.yaml"), store, workers=1)
     stillroom = Path(sys.executable).parent / "stillroom"
-    subprocess.run([stillroom, "build", recipe(RECIPE, "seen.yaml"), "--store", store, "--workers", "1"], check=True, capture_output=True)
     address = subprocess.run([stillroom, "ui", "--no-browser"], check=True, capture_output=True, text=True, env=dict(os.environ)).stdout.strip()
     (run,) = ask("flow_runs/filter", {"flow_runs": {"name": {"any_": ["seen"]}}})
     assert not address.endswith(":4200")
