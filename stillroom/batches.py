@@ -176,7 +176,8 @@ class Viewer:
         if shape := pixels_shape(taken.schema.field(name)):
             if column.null_count:
                 raise StoreError(f"column '{name}'", "is missing in rows of this split", "pass image='image', and images are decoded")
-            pixels_BCHW = column.flatten().to_numpy().reshape(-1, *shape)
+            start = column.offset * column.type.byte_width
+            pixels_BCHW = np.frombuffer(column.buffers()[1], np.uint8)[start:][: len(column) * column.type.byte_width].reshape(-1, *shape)
             pixels_BCHW = with_channels(pixels_BCHW, look.channels)
             return pixels_BCHW if look.side_px is None else resize(pixels_BCHW, look.side_px)
         images = [_decoded(data, sample_id) for data, sample_id in zip(column.to_pylist(), sample_ids, strict=True)]

@@ -44,8 +44,11 @@ def image_field(name: str = "image") -> pa.Field:
 
 
 def pixels_field(shape: Sequence[int]) -> pa.Field:
-    """Decoded images, uint8 [C, H, W], all of that shape: made from `image`, and so without a hash of their own."""
-    return pa.field(PIXELS_COLUMN, pa.list_(pa.uint8(), math.prod(shape)), metadata={HEAVY: b"decoded", SHAPE: json.dumps(list(shape)).encode()})
+    """Decoded images, uint8 [C, H, W], all of that shape: made from `image`, and so without a hash of their own.
+
+    As bytes, since LanceDB takes a list of numbers for a vector to be searched.
+    """
+    return pa.field(PIXELS_COLUMN, pa.binary(math.prod(shape)), metadata={HEAVY: b"decoded", SHAPE: json.dumps(list(shape)).encode()})
 
 
 def pixels_shape(field: pa.Field) -> tuple[int, int, int] | None:

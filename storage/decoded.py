@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
+import numpy as np
 import pyarrow as pa
 
 from stillroom.errors import StageError
@@ -46,14 +47,15 @@ def choose_decoded(tables: Sequence[StoredTable], choice: Choice) -> tuple[pa.Fi
     return (None, {"stored": False, "why": why, **told}) if why else (pixels_field(shape), {"stored": True, "shape": list(shape), **told})
 
 
-def decoded_images(rows: pa.Table, field: pa.Field) -> pa.FixedSizeListArray:
+def decoded_images(rows: pa.Table, field: pa.Field) -> pa.FixedSizeBinaryArray:
     """The images of these rows as that field holds them.
 
     Raises:
         StageError: one can't be decoded, though its header can be read.
     """
     try:
-        return pa.FixedSizeListArray.from_arrays(pa.array(decode_batch(one_array(rows["image"])).ravel()), field.type.list_size)
+        pixels_BCHW = decode_batch(one_array(rows["image"]))
+        return pa.FixedSizeBinaryArray.from_buffers(field.type, rows.num_rows, [None, pa.py_buffer(np.ascontiguousarray(pixels_BCHW))])
     except ImageFault as fault:
         hint = "reject such rows with filter.decodable, or set publish.decoded to never"
         raise StageError("publish", f"an image can't be stored decoded, of {rows.num_rows} samples from '{rows['sample_id'][0]}' on: {fault}", hint) from fault

@@ -275,7 +275,7 @@ def _batches(table: StoredTable, schema: pa.Schema, start: int, stop: int) -> It
     """Rows of all columns, as many at a time as make some MB; which those are hangs on the rows alone."""
     rows = FIRST_ROWS
     while start < stop:
-        (batch,) = table.scan(batch_size=rows, start=start, stop=min(start + rows, stop))
+        (batch,) = table.scan(schema.names, batch_size=rows, start=start, stop=min(start + rows, stop))
         yield pa.RecordBatch.from_arrays(batch.columns, schema=schema)
         start += batch.num_rows
         rows = max(1, min(MOST_ROWS, BATCH_BYTES * batch.num_rows // max(1, batch.nbytes)))

@@ -67,7 +67,7 @@ def write_snapshot(
     schema = snapshot_fields(table.schema for table in tables.values())
     pixels, told = choose_decoded(list(tables.values()), decoded)
     schema = schema.append(pixels) if pixels else schema
-    total, pixel_bytes = sum(table.rows for table in tables.values()), pixels.type.list_size if pixels else 0
+    total, pixel_bytes = sum(table.rows for table in tables.values()), pixels.type.byte_width if pixels else 0
 
     def batches() -> Iterator[pa.RecordBatch]:
         for split, table in tables.items():

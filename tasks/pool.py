@@ -8,6 +8,7 @@ import os
 import pickle
 import signal
 import threading
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import BrokenExecutor, Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -37,6 +38,8 @@ WORKER_ENVIRONMENT = {
     # The second is said by the tracker of semaphores after a build was killed: it clears them away, and that is all.
     "PYTHONWARNINGS": "ignore:lance is not fork-safe,ignore:resource_tracker",
 }
+# How many times a fork server that can't be reached is asked again, a tenth of a second apart.
+PATIENCE = 50
 Progress = Callable[[str, str, float, float], None]
 _progress: Any = None
 
@@ -205,6 +208,11 @@ class _Popen(popen_forkserver.Popen):
             whole = spawn.get_preparation_data
             spawn.get_preparation_data = lambda name: {key: value for key, value in whole(name).items() if not key.startswith("init_main")}
             try:
+                for _ in range(PATIENCE):
+                    with suppress(ConnectionRefusedError):  # the server was just killed, and isn't known to be gone yet
+                        return super()._launch(process_obj)  # type: ignore[misc]
+                    self._fds: list[int] = []
+                    time.sleep(0.1)
                 super()._launch(process_obj)  # type: ignore[misc]
             finally:
                 spawn.get_preparation_data = whole

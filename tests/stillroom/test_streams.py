@@ -473,7 +473,7 @@ def test_weights_and_further_columns_come_along():
 def test_decoded_images_are_read_in_place_of_encoded_ones():
     other = 255 - PIXELS
     field = pixels_field((1, 6, 6))
-    values = pa.FixedSizeListArray.from_arrays(pa.array(other.ravel()), 36)
+    values = pa.array([image_CHW.tobytes() for image_CHW in other], field.type)
     table = MemoryTable(TABLE.table.append_column(field, values))
     fast, told = made(table=table, pixels="uint8", shuffle=False), made(table=table, pixels="uint8", shuffle=False, image="image")
     assert (torch.cat([batch["image"] for batch in fast]).numpy() == other).all()

@@ -58,7 +58,7 @@ def test_small_images_alike_in_shape_are_stored_decoded_and_count_for_no_digest(
     field = rows.schema.field("image_pixels")
     assert pixels_shape(field) == (3, 6, 5)
     for sample_id, found in zip(rows["sample_id"].to_pylist(), rows["image_pixels"].to_pylist(), strict=True):
-        assert (np.array(found).reshape(3, 6, 5).transpose(1, 2, 0) == pixels[int(sample_id)]).all()
+        assert (np.frombuffer(found, np.uint8).reshape(3, 6, 5).transpose(1, 2, 0) == pixels[int(sample_id)]).all()
     without, plain = written(store, ref, "never")
     assert "image_pixels" not in plain.schema.names
     assert (without.table.digest, without.columns) == (snapshot.table.digest, snapshot.columns)

@@ -149,7 +149,7 @@ def test_nodes_share_the_work_and_one_lost_in_between_changes_no_digest(plain, c
     found: dict[str, Record] = {}
     builder = threading.Thread(target=lambda: found.update(build(tmp_path / "marks", tmp_path / "store", pool)))
     builder.start()
-    wait_for(lambda: doomed.node_id in began(tmp_path / "marks"), 60)
+    wait_for(lambda: doomed.node_id in began(tmp_path / "marks"), 180)
     cluster.remove_node(doomed, allow_graceful=False)
     builder.join()
     assert outcome(found) == plain
