@@ -184,7 +184,12 @@ class Viewer:
         if look.channels is not None or look.side_px is not None:
             images = [with_channels(image_CHW[None], look.channels)[0] for image_CHW in images]
             images = images if look.side_px is None else [resize(image_CHW[None], look.side_px)[0] for image_CHW in images]
-        return np.stack(images) if len({image_CHW.shape for image_CHW in images}) == 1 else images
+        if len({image_CHW.shape for image_CHW in images}) != 1:
+            return images
+        pixels_BCHW = np.empty((len(images), *images[0].shape), np.uint8)  # np.stack would keep the order of axes in memory
+        for pixels_CHW, image_CHW in zip(pixels_BCHW, images, strict=True):
+            pixels_CHW[...] = image_CHW
+        return pixels_BCHW
 
     def _viewed(
         self, images: np.ndarray | list[np.ndarray], views: pa.ListArray, sample_ids: list[str], labels_B: np.ndarray, turns_B: np.ndarray

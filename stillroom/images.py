@@ -370,7 +370,7 @@ def _in_8_bits(image: ImageFile.ImageFile) -> np.ndarray:
     if image.mode in ("1", "L"):
         return np.array(image.convert("L"))[..., None]
     if image.mode in ("RGB", "RGBX", "CMYK", "YCbCr"):
-        return np.array(image.convert("RGB"))
+        return np.array(image if image.mode == "RGB" else image.convert("RGB"))
     raise ImageFault(f"pixels of Pillow's mode {image.mode} have no stated range in 8 bits")
 
 

@@ -13,16 +13,16 @@ import copy
 import multiprocessing
 import os
 import signal
-from collections import deque
-from collections.abc import Generator, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from functools import partial
 from multiprocessing import forkserver
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
+from stillroom.ahead import cores, made_ahead, made_together
 from stillroom.batches import Look, Viewer
 from stillroom.errors import InputError, StillroomError
 from stillroom.operators import Table
@@ -37,7 +37,6 @@ __all__ = ["Stream", "Topology", "share_of", "stream"]
 # What one take reads: enough for an object store's latency, little enough to hold three of them.
 WINDOW_BYTES, WINDOW_ROWS = 32 << 20, 4096
 PRELOAD = ["torch", "stillroom.streams"]
-T = TypeVar("T")
 
 
 class Topology(NamedTuple):
@@ -167,11 +166,10 @@ class Stream(IterableDataset[Batch]):
         return self._from_workers() if self.num_workers else self._in_process()
 
     def _in_process(self) -> Iterator[Batch]:
-        """A pass in this process: one thread reads, another makes batches, the caller trains."""
+        """A pass in this process: one thread reads, others make batches, the caller trains."""
         going = self._passes.begin()
         self._passes.untold = False
-        batches = _ahead(self._batches(going), 2)
-        yield from self._handed_out(batches, going)
+        yield from self._handed_out(made_together(self._jobs(going), cores()), going)
 
     def _from_workers(self) -> Iterator[Batch]:
         """A pass whose batches processes of our own make."""
@@ -220,7 +218,8 @@ class Stream(IterableDataset[Batch]):
         self._passes.untold = True
         self._at = going
         try:
-            for batch in self._batches(going, worker.id, worker.num_workers):
+            for make in self._jobs(going, worker.id, worker.num_workers):
+                batch = make()
                 self._at = Pass(going.epoch, going.start, batch["position"])
                 yield batch
         except StillroomError as error:
@@ -228,15 +227,13 @@ class Stream(IterableDataset[Batch]):
                 raise
             yield error  # type: ignore[misc]  # a DataLoader would make a traceback of it
 
-    def _batches(self, going: Pass, worker: int = 0, workers: int = 1) -> Generator[Batch, None, None]:
-        """The batches of a pass that are this rank's and this worker's."""
-        for steps, read in _ahead(self._windows(self._steps(going, worker, workers)), 1):
+    def _jobs(self, going: Pass, worker: int = 0, workers: int = 1) -> Generator[Callable[[], Batch], None, None]:
+        """What makes the batches of a pass that are this rank's and this worker's."""
+        for steps, read in made_ahead(self._windows(self._steps(going, worker, workers))):
             start = 0
             for step in steps:
-                batch = read.batch(start, start + len(step.positions))
+                yield partial(_batch, read, start, step, going.epoch)
                 start += len(step.positions)
-                batch["weight"] = batch["weight"] * torch.from_numpy(step.real)
-                yield batch | {"epoch": going.epoch, "position": step.position, "samples": step.samples}
 
     def _windows(self, steps: Iterator["_Step"]) -> Generator[tuple[list["_Step"], Read], None, None]:
         """Several batches' rows in one read: the first alone, then as many as its size allows."""
@@ -325,20 +322,11 @@ def _up_to(steps: Iterator[_Step], rows: int) -> list[_Step]:
     return window
 
 
-_END: Any = object()
-
-
-def _ahead(items: Generator[T, None, None], depth: int) -> Iterator[T]:
-    """The same items, made by a thread up to `depth` ahead of the caller; it ends when the caller does."""
-    pool = ThreadPoolExecutor(1, thread_name_prefix="stillroom-stream")
-    coming = deque(pool.submit(next, items, _END) for _ in range(depth))
-    try:
-        while (item := coming.popleft().result()) is not _END:
-            coming.append(pool.submit(next, items, _END))
-            yield item
-    finally:
-        pool.shutdown(cancel_futures=True)
-        items.close()
+def _batch(read: Read, start: int, step: _Step, epoch: int) -> Batch:
+    """The batch of a step, whose rows begin at `start` of what was read."""
+    batch = read.batch(start, start + len(step.positions))
+    batch["weight"] = batch["weight"] * torch.from_numpy(step.real)
+    return batch | {"epoch": epoch, "position": step.position, "samples": step.samples}
 
 
 def _leave_interrupts_to_the_parent(worker: int) -> None:
