@@ -10,7 +10,6 @@ is learnt at which step depends on seed and epoch alone, and a state is a positi
 """
 
 import copy
-import multiprocessing
 import os
 import signal
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
@@ -29,6 +28,7 @@ from stillroom.operators import Table
 from stillroom.order import Shuffle
 from stillroom.passes import Pass, Passes
 from stillroom.sources import Batch, Read, Source, SplitSource
+from stillroom.workers import WorkerContext
 
 __all__ = ["Stream", "Topology", "share_of", "stream"]
 
@@ -178,7 +178,7 @@ class Stream(IterableDataset[Batch]):
         if self._loader is None:
             worker = copy.copy(self)
             worker._passes, worker._owned, worker._at = Passes(), True, None
-            context = multiprocessing.get_context("forkserver")
+            context = WorkerContext()
             context.set_forkserver_preload(PRELOAD)
             # Before there are workers: their sockets are then in this process's temporary folder, which goes even if they are killed.
             forkserver.ensure_running()

@@ -8,17 +8,15 @@ import os
 import pickle
 import signal
 import threading
-import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import BrokenExecutor, Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, suppress
-from multiprocessing import popen_forkserver, spawn
 from multiprocessing.connection import wait
-from multiprocessing.context import ForkServerContext, ForkServerProcess
 from typing import Any, NamedTuple
 
 from stillroom.errors import StageError, UnreachableError
+from stillroom.workers import WorkerContext
 
 __all__ = ["WORKER_ENVIRONMENT", "Job", "Pool", "Progress", "portable", "report_progress", "report_to"]
 
@@ -38,8 +36,6 @@ WORKER_ENVIRONMENT = {
     # The second is said by the tracker of semaphores after a build was killed: it clears them away, and that is all.
     "PYTHONWARNINGS": "ignore:lance is not fork-safe,ignore:resource_tracker",
 }
-# How many times a fork server that can't be reached is asked again, a tenth of a second apart.
-PATIENCE = 50
 Progress = Callable[[str, str, float, float], None]
 _progress: Any = None
 
@@ -74,7 +70,7 @@ class Pool:
 
     def _open(self, on_progress: Progress | None) -> None:
         """Start the workers, and what hands their progress on."""
-        self._context = _Context()
+        self._context = WorkerContext()
         self._context.set_forkserver_preload(PRELOAD)
         # A pipe without a lock: a worker that is killed while it holds one would stop all others. What is
         # sent is far below PIPE_BUF (4,096 bytes), so the system keeps the messages whole.
@@ -193,39 +189,6 @@ class Pool:
             with suppress(Exception):
                 if on_progress:
                     on_progress(*message)
-
-
-class _Popen(popen_forkserver.Popen):
-    """Starts a worker that doesn't run the caller's main script again: it needs nothing of it.
-
-    So a script or a notebook may call `stillroom.build` without `if __name__ == "__main__":`.
-    """
-
-    _one_at_a_time = threading.Lock()
-
-    def _launch(self, process_obj: Any) -> None:
-        with self._one_at_a_time:
-            whole = spawn.get_preparation_data
-            spawn.get_preparation_data = lambda name: {key: value for key, value in whole(name).items() if not key.startswith("init_main")}
-            try:
-                for _ in range(PATIENCE):
-                    with suppress(ConnectionRefusedError):  # the server was just killed, and isn't known to be gone yet
-                        return super()._launch(process_obj)  # type: ignore[misc]
-                    self._fds: list[int] = []
-                    time.sleep(0.1)
-                super()._launch(process_obj)  # type: ignore[misc]
-            finally:
-                spawn.get_preparation_data = whole
-
-
-class _Process(ForkServerProcess):
-    @staticmethod
-    def _Popen(process_obj: Any) -> Any:
-        return _Popen(process_obj)
-
-
-class _Context(ForkServerContext):
-    Process = _Process
 
 
 def report_progress(key: str, unit: str, done: float, total: float) -> None:

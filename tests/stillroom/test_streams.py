@@ -371,21 +371,21 @@ import pyarrow as pa
 from stillroom.streams import stream
 from stillroom.tables import MemoryTable
 
-if __name__ == "__main__":
-    # A shell in the background has its children ignore Ctrl-C, and this would run for ever.
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    images = pa.array([b"P5 1 1 255 x"] * 100, pa.binary())
-    table = MemoryTable(pa.table({"sample_id": [str(row) for row in range(100)], "image": images, "label": [0] * 100}))
-    batches = stream(table, batch_size=8, num_workers=int(sys.argv[1]))
-    for again in (True, True, False):
-        try:
-            while True:
-                for batch in batches:
-                    print("going", flush=True)
-        except KeyboardInterrupt:
-            if not again:
-                raise
-            print("stopped", flush=True)
+# No `if __name__`: workers run nothing of the script.
+# A shell in the background has its children ignore Ctrl-C, and this would run for ever.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+images = pa.array([b"P5 1 1 255 x"] * 100, pa.binary())
+table = MemoryTable(pa.table({"sample_id": [str(row) for row in range(100)], "image": images, "label": [0] * 100}))
+batches = stream(table, batch_size=8, num_workers=int(sys.argv[1]))
+for again in (True, True, False):
+    try:
+        while True:
+            for batch in batches:
+                print("going", flush=True)
+    except KeyboardInterrupt:
+        if not again:
+            raise
+        print("stopped", flush=True)
 """
 
 
