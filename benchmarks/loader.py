@@ -3,7 +3,7 @@
 python benchmarks/loader.py [--small 30000] [--jpegs 3000] [--rounds 2] [--keep FOLDER]     (`make data` first)
 
 The same pictures for all: Fashion-MNIST as PNGs of 28 x 28, and JPEGs of 50 kB, 288 x 288; shuffled batches of uint8, 0, 1 and
-2 worker processes. The limit is a loop that decodes bytes which lie in memory, in one process, with nothing around it.
+2 worker processes. A count of 0 leaves a kind out. The limit is a loop that decodes bytes which lie in memory, in one process, with nothing around it.
 """
 
 import argparse
@@ -56,6 +56,8 @@ def main() -> None:
         home = args.keep or Path(scratch)
         print(f"{machine()}; means of {args.rounds} epochs, the tools in turn; rates after the first batch")
         for title, write, count, batch in (("PNGs of 28 x 28", write_fashion, args.small, 256), ("JPEGs of 50 kB", write_jpegs, args.jpegs, 64)):
+            if not count:
+                continue
             folder = home / f"{title.split()[0].lower()}-{count}"
             prepare(folder, write, count)
             for workers in args.workers:

@@ -1,10 +1,11 @@
 """Stored views with a teacher's labels beside what a trainer can do without them, in equal steps of one student.
 
-python benchmarks/reinforce.py fashion|tiles [--images 1000] [--epochs 60] [--seeds 5] [--keep FOLDER]     (`make data` first)
+python benchmarks/reinforce.py fashion|tiles [--images 1000] [--epochs 90] [--seeds 5] [--keep FOLDER]     (`make data` first)
 
 The teacher is trained on all training images, of which the student has `--images`; "own teacher" is trained on those alone.
 "Online" rows draw their views anew in every epoch, but show the plain image in every eighth, as often as K = 8 does; all
-seeds see one draw. In a trial: --seeds 1 --epochs 5 --teacher-steps 100 --images 500.
+seeds see one draw. Each row has the learning rate that is best for it, by one further student for each rate on training images
+that no student has. In a trial: --seeds 1 --epochs 5 --teacher-steps 100 --images 500 --rates 0.01.
 """
 
 import argparse
@@ -52,13 +53,13 @@ stages:
 RAW
   split: {op: table.split, from: raw, given: {column: split}}
   pool: {op: prune.random, from: split.train, keep_rows: IMAGES, balance: proportional}
-  teacher: {op: train.teacher, from: split.train, net: "cnn:32", steps: STEPS, augment: AUGMENT}
+  teacher: {op: train.teacher, from: split.train, net: "TEACHER", steps: STEPS, batch_size: 128, augment: AUGMENT}
   own: {op: train.teacher, from: pool, net: "cnn:32", steps: OWN, seeds: 2, augment: AUGMENT}
   stored: {op: reinforce.teacher, from: {samples: pool, teacher: teacher}, views: {count: 16, policy: [identity, crop, flip, affine], SHAPE}}
   stored_own: {op: reinforce.teacher, from: {samples: pool, teacher: own}, views: {count: 16, policy: [identity, crop, flip, affine], SHAPE}}
   online: {op: reinforce.teacher, from: {samples: pool, teacher: teacher}, views: {count: EPOCHS, policy: [crop, flip, affine], SHAPE}}
-""".replace("AUGMENT", "{shift_px: 3, rotate_deg: 0, scale: 0.2, flip: true}")
-SMOOTHING, BATCH = 0.1, 64
+""".replace("AUGMENT", "{shift_px: 2, rotate_deg: 0, scale: 0.1, flip: true}")
+SMOOTHING, BATCH, HELD_OUT = 0.1, 64, 2000
 # As often as one of 8 stored views.
 PLAIN_EVERY = 8
 
@@ -92,10 +93,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("data", choices=RAW)
     parser.add_argument("--images", type=int, default=1000)
-    parser.add_argument("--epochs", type=int, default=60)
+    parser.add_argument("--epochs", type=int, default=90)
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--net", default="cnn:16")
-    parser.add_argument("--rate", type=float, default=0.01)
+    parser.add_argument("--rates", type=float, nargs="+", default=[0.003, 0.01, 0.03])
+    parser.add_argument("--teacher", default="cnn:64")
     parser.add_argument("--teacher-steps", type=int, default=5000)
     parser.add_argument("--keep", type=Path, help="tables and answers stay here, and a later call with equal settings goes on from them")
     args = parser.parse_args()
@@ -104,6 +106,9 @@ def main() -> None:
         print(f"{machine()}; {args.data}, {args.images} images, {args.epochs} epochs, {args.net}")
         benched.build()
         benched.tell_teachers()
+        for name in ROWS:
+            benched.rate(name)
+        print("learning rates: " + ", ".join(f"{name} {benched.rate(name):g}" for name in ROWS), flush=True)
         for seed in range(args.seeds):  # rows within: what is stopped has compared all rows alike
             for name in ROWS:
                 benched.answers(name, seed)
@@ -121,6 +126,7 @@ class Bench:
         """Build the recipe, and read the test split."""
         args = self.args
         values = {"SET": args.data, "RAW": RAW[args.data], "SHAPE": SHAPE, "IMAGES": args.images, "EPOCHS": args.epochs, "STEPS": args.teacher_steps}
+        values["TEACHER"] = args.teacher
         text = RECIPE
         for name, value in (values | {"OWN": steps(args)}).items():
             text = text.replace(name, str(value))
@@ -134,14 +140,19 @@ class Bench:
         self.labels_N, self.names = load_labels(test)
         self.labels_M = load_labels(self.table("pool"))[0]
         self.pixels_NCSS = load_images(test, self.folder)
+        # Training images that no student has: the rates are chosen on them.
+        rest = self.of_split("train").table
+        rest = rest.filter(pc.invert(pc.is_in(rest["sample_id"], value_set=pa.array(self.table("pool").frame(["sample_id"])["sample_id"].to_arrow()))))
+        held_out = MemoryTable(rest.slice(0, HELD_OUT))
+        self.held_out_labels, self.held_out_pixels = load_labels(held_out)[0], load_images(held_out, self.folder)
 
     def table(self, stage: str) -> Table:
         """A stage's table."""
         return stillroom.table(f"reinforce-{self.args.data}.{stage}", store=self.store)
 
-    def of_split(self, name: str) -> Table:
+    def of_split(self, name: str) -> MemoryTable:
         """The samples of a split."""
-        batches = list(self.table("split").scan(["image", "label", "split"]))
+        batches = list(self.table("split").scan(["sample_id", "image", "label", "split"]))
         return MemoryTable(pa.Table.from_batches([batch.filter(pc.equal(batch["split"], name)) for batch in batches]))
 
     def tell_teachers(self) -> None:
@@ -162,23 +173,30 @@ class Bench:
             self.arms[stage] = with_plain(arm, self.arm("stored")) if stage == "online" else arm
         return self.arms[stage]
 
+    def rate(self, name: str) -> float:
+        """The learning rate with which one more student of a row is most often right on images that no student has."""
+        right = [self._kept(name, "tune", rate, self.held_out_pixels).argmax(1) == self.held_out_labels for rate in self.args.rates]
+        return self.args.rates[int(np.argmax([one.mean() for one in right]))]
+
     def answers(self, name: str, seed: int) -> np.ndarray:
-        """Probabilities of the test images, float32 [N, K], of the student of a row and a seed: trained now, or found."""
+        """Probabilities of the test images, float32 [N, K], of the student of a row and a seed."""
+        return self._kept(name, seed, self.rate(name), self.pixels_NCSS)
+
+    def _kept(self, name: str, seed: int | str, rate: float, pixels_NCSS: np.ndarray) -> np.ndarray:
+        """A student's probabilities, float32 [N, K]: trained now, or found."""
         args = self.args
-        kept = self.folder / "answers" / f"{args.data}-{args.images}-{args.epochs}-{args.net}-{args.rate}-{args.teacher_steps}-{name}-{seed}.npy"
+        kept = self.folder / "answers" / f"{args.data}-{args.images}-{args.epochs}-{args.net}-{args.teacher}-{args.teacher_steps}-{rate}-{name}-{seed}.npy"
         if not kept.exists():
             begun = time.process_time()
-            probs_NK = self._student(name, seed)
+            probs_NK = self._student(name, seed, rate).probs(pixels_NCSS, 256)
             kept.parent.mkdir(exist_ok=True)
             np.save(kept, probs_NK)
-            print(
-                f"seed {seed}, {name}: {100 * (probs_NK.argmax(1) == self.labels_N).mean():.2f} %, {time.process_time() - begun:.0f} s",
-                file=sys.stderr,
-                flush=True,
-            )
+            labels_N = self.held_out_labels if seed == "tune" else self.labels_N
+            right = 100 * (probs_NK.argmax(1) == labels_N).mean()
+            print(f"seed {seed}, {name}, rate {rate:g}: {right:.2f} %, {time.process_time() - begun:.0f} s", file=sys.stderr, flush=True)
         return np.load(kept)
 
-    def _student(self, name: str, seed: int) -> np.ndarray:
+    def _student(self, name: str, seed: int | str, rate: float) -> Classifier:
         args, row = self.args, ROWS[name]
         arm = self.arm(row.stage)
         shaped = Arm(arm.pixels_VNCSS[: row.views], self._targets(arm, row.labels), arm.label_names)
@@ -187,9 +205,8 @@ class Bench:
         channels, side_px = arm.pixels_VNCSS.shape[2:4]
         draw = Draw(0, "benchmarks.reinforce")
         net = seeded_net(args.net, f"init/{seed}", draw, num_classes=len(self.names), channels=channels, side_px=side_px)
-        fit(net, shaped.batches(BATCH, f"order/{seed}", draw), steps=steps(args), lr=args.rate, weight_decay=0.05, device="cpu", mean=mean, std=std)
-        config = {"channels": channels, "side_px": side_px, "mean": mean, "std": std}
-        return Classifier(net, config, name, "cpu").probs(self.pixels_NCSS, 256)
+        fit(net, shaped.batches(BATCH, f"order/{seed}", draw), steps=steps(args), lr=rate, weight_decay=0.05, device="cpu", mean=mean, std=std)
+        return Classifier(net, {"channels": channels, "side_px": side_px, "mean": mean, "std": std}, name, "cpu")
 
     def _targets(self, arm: Arm, labels: str) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
         """What is learnt of (views, rows), as `Arm.targets`."""

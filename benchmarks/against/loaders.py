@@ -98,7 +98,10 @@ class LanceDB(Loader):
         return StreamingDataLoader(self.rows, batch_size=self.batch, num_workers=self.workers, **context)
 
     def state(self) -> Any:
-        return self.rows.state_dict()
+        try:
+            return self.rows.state_dict()
+        except RuntimeError:  # with several workers it has one only at some steps: the next is asked
+            return None
 
     def resume(self, state: Any) -> None:
         self.rows.load_state_dict(state)
