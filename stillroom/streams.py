@@ -218,8 +218,9 @@ class Stream(IterableDataset[Batch]):
         self._passes.untold = True
         self._at = going
         try:
-            for make in self._jobs(going, worker.id, worker.num_workers):
-                batch = make()
+            # Workers share the cores that one process would have.
+            threads = max(1, cores() // worker.num_workers)
+            for batch in made_together(self._jobs(going, worker.id, worker.num_workers), threads):
                 self._at = Pass(going.epoch, going.start, batch["position"])
                 yield batch
         except StillroomError as error:
