@@ -12,8 +12,9 @@ __all__ = ["from_bytes", "packed_field", "to_bytes"]
 
 # B = rows
 
-# Level 19 takes 2 µs more a label than level 9, once, and 3 % less room; reading is as fast.
-_ZSTD = {"lance-encoding:compression": "zstd", "lance-encoding:compression-level": "19"}
+# Level 19 takes 2 µs more a label than level 9, once, and 8 % less room; reading is as fast. A large divisor keeps Lance
+# from a dictionary of the rows, which it takes where half of them are equal, and which makes boxes to erase a fifth larger.
+_ZSTD = {"lance-encoding:compression": "zstd", "lance-encoding:compression-level": "19", "lance-encoding:dict-divisor": str(1 << 20)}
 
 
 def packed_field(name: str, size_bytes: int) -> pa.Field:

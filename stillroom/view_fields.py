@@ -20,11 +20,11 @@ FIELD_GRID = 4
 Views = dict[str, np.ndarray]
 
 # The numbers of a leaf of bytes, and what each is stored as.
-_PACKED: dict[str, tuple[type[np.integer], tuple[str, ...]]] = {
-    "jitter": (np.int16, ("brightness", "contrast", "saturation", "hue")),  # 1/1000; 1/10 degree
-    "erase": (np.uint16, tuple(f"erase_{name}" for name in "yxhw")),  # px of the view; height 0: none
+_PACKED: dict[str, tuple[str, tuple[str, ...]]] = {
+    "jitter": ("<i2", ("brightness", "contrast", "saturation", "hue")),  # 1/1000; 1/10 degree
+    "erase": ("<u2", tuple(f"erase_{name}" for name in "yxhw")),  # px of the view; height 0: none
     # The kind's number in MIXES; which view of the partner; the sample's own weight, 1/65535 (mixup); px of the view.
-    "mix": (np.uint16, ("mix", "partner_view", "mix_weight", *(f"mix_{name}" for name in "yxhw"))),
+    "mix": ("<u2", ("mix", "partner_view", "mix_weight", *(f"mix_{name}" for name in "yxhw"))),
 }
 
 
@@ -78,7 +78,7 @@ def to_numbers(views: pa.StructArray) -> Views:
             found[field.name] = to_bytes(values).view(np.int8).reshape(-1, FIELD_GRID, FIELD_GRID, 3)
         elif packed := _packed(field):
             dtype, names = packed
-            found |= zip(names, _unplaned(to_bytes(values), dtype).T, strict=True)
+            found |= zip(names, to_bytes(values).view(dtype).T, strict=True)
         elif pa.types.is_integer(field.type) or pa.types.is_boolean(field.type):
             found[field.name] = values.to_numpy(zero_copy_only=False)
     return found
@@ -102,7 +102,7 @@ def from_numbers(numbers: Mapping[str, Any], kind: pa.StructType) -> pa.StructAr
             arrays.append(from_bytes(np.asarray(numbers[field.name], np.int8).reshape(-1, 3 * FIELD_GRID**2).view(np.uint8)))
         elif packed := _packed(field):
             dtype, names = packed
-            arrays.append(from_bytes(_planed(np.stack([numbers[name] for name in names], axis=1).astype(dtype))))
+            arrays.append(from_bytes(np.stack([numbers[name] for name in names], axis=1).astype(dtype).view(np.uint8)))
         elif field.name == "partner":
             arrays.append(pa.array(numbers["partner"], field.type))
         else:
@@ -124,21 +124,8 @@ def no_numbers(kind: pa.StructType, shape: tuple[int, ...]) -> dict[str, np.ndar
     return columns
 
 
-def _packed(field: pa.Field) -> tuple[type[np.integer], tuple[str, ...]] | None:
+def _packed(field: pa.Field) -> tuple[str, tuple[str, ...]] | None:
     """What is in a leaf of bytes: the numbers' type, and their names."""
     if field.name == "randaugment":
-        return np.uint8, tuple(f"{name}_{step}" for step in range(1, field.type.byte_width // 2 + 1) for name in ("op", "magnitude"))
+        return "u1", tuple(f"{name}_{step}" for step in range(1, field.type.byte_width // 2 + 1) for name in ("op", "magnitude"))
     return _PACKED.get(field.name)
-
-
-def _planed(numbers_Bn: np.ndarray) -> np.ndarray:
-    """All high bytes of a view's numbers, then all low ones: zstd finds the high ones, which hardly differ, side by side; uint8 [B, bytes]."""
-    (count, numbers), size_bytes = numbers_Bn.shape, numbers_Bn.dtype.itemsize
-    bytes_Bnb = numbers_Bn.astype(numbers_Bn.dtype.newbyteorder(">")).view(np.uint8).reshape(count, numbers, size_bytes)
-    return bytes_Bnb.transpose(0, 2, 1).reshape(count, numbers * size_bytes)
-
-
-def _unplaned(bytes_Bm: np.ndarray, dtype: type[np.integer]) -> np.ndarray:
-    kind, (count, width) = np.dtype(dtype), bytes_Bm.shape
-    planes_Bbn = bytes_Bm.reshape(count, kind.itemsize, width // kind.itemsize)
-    return np.ascontiguousarray(planes_Bbn.transpose(0, 2, 1)).view(kind.newbyteorder(">"))[..., 0].astype(kind)

@@ -56,7 +56,6 @@ CONTRACT, PROBE, PROBES, LABEL = b"stillroom.views", b"stillroom.views_probe", b
 # The column that says of a row how many whole images stand along each side of its image; null or 1: it is one image.
 MOSAIC_GRID = "mosaic_grid"
 HARD_LABEL = {"kind": "hard"}
-_HIGH_FIRST = "all high bytes, then all low ones"
 # Of each kind beyond the first ones: the units of what a view stores, and the policy's strengths.
 _UNITS: dict[str, dict[str, str]] = {
     "quarter_turns": {"quarter_turns": "90 degrees counter-clockwise"},
@@ -65,11 +64,11 @@ _UNITS: dict[str, dict[str, str]] = {
         "op": f"0 to {len(RANDAUGMENT_OPS) - 1}: {', '.join(RANDAUGMENT_OPS)}",
         "magnitude": "2 x (0 to 30, as torchvision's), plus 1 the other way",
     },
-    "jitter": {"jitter": f"int16, {_HIGH_FIRST}; brightness, contrast, saturation in 1/1000, hue in 1/10 degree"},
+    "jitter": {"jitter": "int16, little-endian; brightness, contrast, saturation in 1/1000, hue in 1/10 degree"},
     "random_field": {"random_field": "int8 [4, 4, 3], down, right, brighter; 127 is the contract's px and thousandths"},
-    "erase": {"erase": f"uint16, {_HIGH_FIRST}; y, x, h, w in px of the view"},
+    "erase": {"erase": "uint16, little-endian; y, x, h, w in px of the view"},
     "mix": {
-        "mix": f"uint16, {_HIGH_FIRST}; kind, view of the partner, the sample's own weight in 1/65535, y, x, h, w in px of the view",
+        "mix": "uint16, little-endian; kind, view of the partner, the sample's own weight in 1/65535, y, x, h, w in px of the view",
         "kind": f"0 to {len(MIXES) - 1}: {', '.join(MIXES)}",
     },
     "permutation": {"permutation": "0 to 5: rgb, rbg, grb, gbr, brg, bgr"},

@@ -39,8 +39,8 @@ def test_records_are_the_numbers_of_each_view_in_pythons_own():
     kind = view_type(("crop", "flip", "erase"))
     box = {"erase_y": [0, 300], "erase_x": [0, 2], "erase_h": [0, 3], "erase_w": [0, 4]}
     views = from_numbers({"crop_y": [0, 1], "crop_x": [0, 2], "crop_h": [8, 5], "crop_w": [8, 6], "flip": [False, True]} | box, kind)
-    # High bytes first: 300 is 1 and 44.
-    assert views.field("erase").to_pylist() == [bytes(8), bytes([1, 0, 0, 0, 44, 2, 3, 4])]
+    # Two bytes each, the low one first: 300 is 44 and 1.
+    assert views.field("erase").to_pylist() == [bytes(8), bytes([44, 1, 2, 0, 3, 0, 4, 0])]
     plain, other = to_records(views)
     assert plain == {"crop_y": 0, "crop_x": 0, "crop_h": 8, "crop_w": 8, "flip": False, "erase_y": 0, "erase_x": 0, "erase_h": 0, "erase_w": 0}
     assert other == {"crop_y": 1, "crop_x": 2, "crop_h": 5, "crop_w": 6, "flip": True, "erase_y": 300, "erase_x": 2, "erase_h": 3, "erase_w": 4}
