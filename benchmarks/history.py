@@ -22,7 +22,7 @@ from stillroom.draws import Draw
 from stillroom.fields import image_field, label_field
 from stillroom.format import prepare
 from stillroom.records import TableRef
-from stillroom.soft_labels import soft_label_type
+from stillroom.soft_labels import encode, soft_label_type
 from stillroom.stores import Store
 from stillroom.views import ViewPolicy, draw_views, view_contract, views_field
 from storage.commits import commit_fragments, version_facts, write_batches
@@ -157,11 +157,10 @@ def views_of(ids: list[str], count: int, seed: int, rng: np.random.Generator) ->
     policy = ViewPolicy()
     drawn = draw_views(policy, ids, np.full((len(ids), 2), 32), Draw(seed, "bench"), count)
     kind = soft_label_type(len(NAMES), 10)
-    kept = pa.FixedSizeListArray.from_arrays(pa.array(rng.integers(0, 100, 10 * count * len(ids)).astype(np.uint16)), type=kind.field(0).type)
-    codes = pa.FixedSizeListArray.from_arrays(pa.array(rng.integers(0, 255, 11 * count * len(ids)).astype(np.uint8)), type=kind.field(1).type)
+    labels = encode(rng.dirichlet(np.full(len(NAMES), 0.1), count * len(ids)), 10)
     flat = drawn.flatten()
     field = views_field(view_contract(policy), kind, {"num_classes": len(NAMES), "top_k": 10, "temperature": 1.0})
-    view = pa.StructArray.from_arrays([*flat.flatten(), pa.StructArray.from_arrays([kept, codes], fields=list(kind))], fields=list(field.type.value_type))
+    view = pa.StructArray.from_arrays([*flat.flatten(), labels], fields=list(field.type.value_type))
     return pa.ListArray.from_arrays(drawn.offsets, view).cast(field.type), field
 
 

@@ -24,7 +24,7 @@ from scipy.special import rel_entr, softmax
 
 from stillroom.draws import Draw
 from stillroom.soft_labels import decode, encode, soft_label_type
-from stillroom.views import ViewPolicy, draw_views, view_contract, views_field
+from stillroom.views import ViewPolicy, draw_views, to_records, view_contract, views_field
 
 CLASSES, TOP_K, SIZE = 1000, 10, (375, 500)
 POLICY = ViewPolicy(kinds=("crop", "flip", "randaugment", "erase"), crop_scale=(0.08, 1.0), side_px=224)
@@ -52,12 +52,12 @@ def ours(structs: pa.ListArray, probs: np.ndarray, folder: Path) -> int:
 
 def ml_dr(structs: pa.ListArray, kept: np.ndarray, ids: np.ndarray) -> int:
     """A file for each image, by torch.save, all of them gzipped: parameters in the order of the transforms, values and ids as lists."""
-    rows, count, at = structs.to_pylist(), 0, 0
+    views, count, at = to_records(structs.values), 0, 0
     whole = io.BytesIO()
     with gzip.GzipFile(fileobj=whole, mode="wb") as archive:
-        for number, row in enumerate(rows):
+        for number, size in enumerate(structs.value_lengths().to_pylist()):
             entries = []
-            for view in row:
+            for view in views[at : at + size]:
                 crop = [view[f"crop_{name}"] for name in "yxhw"]
                 ops = [(view[f"op_{step}"], (view[f"magnitude_{step}"] >> 1) * 0.03) for step in (1, 2)]
                 erased = tuple(view[f"erase_{name}"] for name in "xyhw") if view["erase_h"] else None

@@ -10,7 +10,8 @@ import pyarrow as pa
 
 from stillroom.draws import Draw
 from stillroom.kernels.mixing import FULL_WEIGHT, MIXES
-from stillroom.replay import FIELD_GRID, RANDAUGMENT_OPS, VIEW_TYPE
+from stillroom.replay import RANDAUGMENT_OPS
+from stillroom.view_fields import FIELD_GRID, VIEW_TYPE, from_numbers, no_numbers
 from stillroom.view_policy import MOST_OPS, ViewPolicy
 
 __all__ = ["Peers", "cell_bounds", "draw_view", "draw_views", "identity_views"]
@@ -99,11 +100,11 @@ def draw_views(
         raise ValueError(f"{', '.join(policy.mixing)} mix in other samples, and there are no peers to choose from")
     samples = len(sample_ids)
     sizes_B2, grids_B = _fitting(sample_ids, sizes_B2, grids_B)
-    columns = _nothing(policy.view_type, (samples, count))
+    columns = no_numbers(policy.view_type, (samples, count))
     for view in range(count):
         _put(columns, np.s_[:, view], _one_view(policy, sample_ids, sizes_B2, grids_B, draw, view, count, peers))
     flat = {name: values.reshape(samples * count, *values.shape[2:]) for name, values in columns.items()}
-    return pa.ListArray.from_arrays(pa.array(np.arange(samples + 1) * count, pa.int32()), _structs(flat, policy.view_type))
+    return pa.ListArray.from_arrays(pa.array(np.arange(samples + 1) * count, pa.int32()), from_numbers(flat, policy.view_type))
 
 
 def draw_view(
@@ -118,20 +119,20 @@ def draw_view(
 ) -> pa.StructArray:
     """One view of each sample, number `views_B` of `count`: the same as in `draw_views`, whose arguments these are. Without peers nothing is mixed in."""
     sizes_B2, grids_B = _fitting(sample_ids, sizes_B2, grids_B)
-    columns = _nothing(policy.view_type, (len(sample_ids),))
+    columns = no_numbers(policy.view_type, (len(sample_ids),))
     for view in np.unique(views_B).tolist():
         rows = np.flatnonzero(views_B == view)
         ids = [sample_ids[row] for row in rows.tolist()]
         _put(columns, rows, _one_view(policy, ids, sizes_B2[rows], grids_B[rows], draw, view, count, peers))
-    return _structs(columns, policy.view_type)
+    return from_numbers(columns, policy.view_type)
 
 
 def identity_views(sizes_B2: np.ndarray, kind: pa.StructType = VIEW_TYPE) -> pa.StructArray:
     """For each image, the view that changes nothing but the side: [B] of `kind`, whose soft label, if it has one, is null."""
     sizes_B2 = np.asarray(sizes_B2, np.int64).reshape(-1, 2)
-    columns = _nothing(kind, (len(sizes_B2),))
+    columns = no_numbers(kind, (len(sizes_B2),))
     _put(columns, np.s_[:], _identity(sizes_B2))
-    return _structs(columns, kind)
+    return from_numbers(columns, kind)
 
 
 def cell_bounds(size_px: Any, grid: Any, index: Any) -> tuple[Any, Any]:
@@ -179,36 +180,9 @@ def _fitting(sample_ids: Sequence[str], sizes_B2: np.ndarray, grids_B: np.ndarra
     return sizes_B2, grids_B
 
 
-def _nothing(kind: pa.StructType, shape: tuple[int, ...]) -> dict[str, np.ndarray]:
-    """A column of zeros for each field that is drawn, of nulls for partners."""
-    columns: dict[str, np.ndarray] = {}
-    for field in kind:
-        if field.name == "partner":
-            columns[field.name] = np.full(shape, None, object)
-        elif field.name == "random_field":
-            columns[field.name] = np.zeros((*shape, 3 * FIELD_GRID**2), np.int8)
-        elif field.name != "soft_label":
-            columns[field.name] = np.zeros(shape, np.int64)
-    return columns
-
-
 def _put(columns: dict[str, np.ndarray], at: Any, drawn: Mapping[str, Any]) -> None:
     for name in columns.keys() & drawn.keys():
         columns[name][at] = drawn[name]
-
-
-def _structs(columns: Mapping[str, np.ndarray], kind: pa.StructType) -> pa.StructArray:
-    arrays = []
-    for field in kind:
-        if field.name == "soft_label":
-            arrays.append(pa.nulls(len(columns["crop_y"]), field.type))
-        elif field.name == "random_field":
-            arrays.append(pa.array([row.tobytes() for row in columns["random_field"]], field.type))
-        elif field.name == "partner":
-            arrays.append(pa.array(columns["partner"], field.type))
-        else:
-            arrays.append(pa.array(columns[field.name].astype(field.type.to_pandas_dtype()), field.type))
-    return pa.StructArray.from_arrays(arrays, fields=list(kind))
 
 
 def _identity(sizes_B2: np.ndarray) -> dict[str, np.ndarray]:
@@ -253,7 +227,7 @@ def _coloured(policy: ViewPolicy, part: float, numbers_BN: np.ndarray) -> dict[s
 
         # The contract's px and part stand for 127; a standard deviation is a third of them.
         normal_BG = ndtri(np.clip(numbers_BN[:, _FIELD : _FIELD + 3 * FIELD_GRID**2], 1e-9, 1 - 1e-9)) / 3
-        view["random_field"] = np.rint(np.clip(normal_BG, -1, 1) * 127 * part).astype(np.int8)
+        view["random_field"] = np.rint(np.clip(normal_BG, -1, 1) * 127 * part).reshape(-1, FIELD_GRID, FIELD_GRID, 3)
     if "permutation" in policy.kinds:
         view["permutation"] = _whole(numbers_BN[:, _PERMUTATION], 6)
     return view

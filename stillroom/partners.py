@@ -12,6 +12,7 @@ from stillroom.images import decode_batch
 from stillroom.operators import Table
 from stillroom.replay import needs_partner, replay_alone
 from stillroom.tables import one_array
+from stillroom.view_fields import to_numbers
 
 __all__ = ["Partners", "mixed_in"]
 
@@ -37,7 +38,7 @@ def mixed_in(sample_ids: Sequence[str], views: pa.StructArray, contract: Mapping
         return None
     # A view without a partner mixes in another view of its own sample.
     partners = [partner or sample_ids[row] for row, partner in zip(mixed_M, views.field("partner").take(pa.array(mixed_M)).to_pylist(), strict=True)]
-    images, records = fetch(partners, views.field("partner_view").to_numpy()[mixed_M])
+    images, records = fetch(partners, to_numbers(views)["partner_view"][mixed_M])
     shown_MCHW = replay_alone(images, records, contract)
     out_BCHW = np.zeros((len(views), *shown_MCHW.shape[1:]), np.uint8)
     out_BCHW[mixed_M] = shown_MCHW

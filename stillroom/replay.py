@@ -20,20 +20,17 @@ from stillroom.digests import canonical_json
 from stillroom.errors import StoreError
 from stillroom.kernels import colour, geometry
 from stillroom.kernels.mixing import MIXES, mix
+from stillroom.view_fields import FIELD_GRID, VIEW_FIELDS, Views, from_numbers, no_numbers, to_numbers, view_type
 
 __all__ = [
-    "FIELD_GRID",
     "KERNEL",
     "MAX_SIDE_PX",
     "RANDAUGMENT_OPS",
-    "VIEW_FIELDS",
-    "VIEW_TYPE",
     "needs_partner",
     "probe_digest",
     "probes",
     "replay",
     "replay_alone",
-    "view_type",
 ]
 
 # B = views of a batch, C = channels, H W = an image, N = ops of RandAugment, G = grid points along a side of a random field
@@ -42,7 +39,6 @@ KERNEL = 1
 # Coordinates are int32 with 16 fraction bits: 8,192 px, turned and halved in scale, stay below 2^15.
 MAX_SIDE_PX = 8192
 MIN_SCALE = 5000
-FIELD_GRID = 4
 # RandAugment (arXiv 1909.13719), its ops by their number in a stored view, and torchvision's 31 magnitudes.
 RANDAUGMENT_OPS = (
     "identity",
@@ -62,48 +58,7 @@ RANDAUGMENT_OPS = (
 )
 MAGNITUDES = 31
 
-# What each kind of view stores. What a view lacks, it leaves as it is.
-VIEW_FIELDS: dict[str, tuple[pa.Field, ...]] = {
-    "crop": tuple(pa.field(f"crop_{name}", pa.int32()) for name in "yxhw"),  # px of the upright image
-    "flip": (pa.field("flip", pa.bool_()),),  # left and right swapped
-    "affine": (
-        pa.field("shift_y", pa.int16()),  # 1/256 px of the resized image, down
-        pa.field("shift_x", pa.int16()),  # 1/256 px, to the right
-        pa.field("rotate", pa.int16()),  # 1/100 degree, counter-clockwise, about the centre
-        pa.field("scale_y", pa.int16()),  # 1/10000, above 10000 enlarges; before the rotation
-        pa.field("scale_x", pa.int16()),
-    ),
-    "quarter_turns": (pa.field("quarter_turns", pa.uint8()),),  # counter-clockwise
-    # One pair a step: the op's number, and twice its magnitude of 0 to 30, plus 1 where a signed op goes the other way.
-    "randaugment": (),
-    "jitter": (*(pa.field(name, pa.uint16()) for name in ("brightness", "contrast", "saturation")), pa.field("hue", pa.int16())),  # 1/1000; 1/10 degree
-    "random_field": (pa.field("random_field", pa.binary(3 * FIELD_GRID**2)),),  # int8 [G, G, 3]: down, right, brighter
-    "erase": tuple(
-        pa.field(f"erase_{name}", pa.uint16(), metadata={"lance-encoding:compression": "zstd"}) for name in "yxhw"
-    ),  # px of the view; height 0: none
-    "mix": (
-        pa.field("mix", pa.uint8()),  # its number in MIXES
-        pa.field("partner", pa.string()),  # a sample id; null where nothing is mixed in, or another view of the same sample
-        pa.field("partner_view", pa.uint16()),  # which view of the partner
-        pa.field("mix_weight", pa.uint16()),  # of the sample itself, 1/65535 (mixup)
-        *(pa.field(f"mix_{name}", pa.uint16()) for name in "yxhw"),  # px of the view
-    ),
-    "permutation": (pa.field("permutation", pa.uint8()),),  # of the channels, its number in stillroom.kernels.colour.PERMUTATIONS
-}
-Views = dict[str, np.ndarray]
-
 _CHUNK_PIXELS = 1 << 17
-
-
-def view_type(kinds: Sequence[str], randaugment_ops: int = 0) -> pa.StructType:
-    """The struct of a view of these kinds (keys of VIEW_FIELDS); where it was cut out is always told."""
-    steps = [pa.field(name, pa.uint8()) for step in range(1, randaugment_ops + 1) for name in (f"op_{step}", f"magnitude_{step}")]
-    return pa.struct(
-        [field for kind, fields in VIEW_FIELDS.items() if kind in kinds or kind == "crop" for field in (steps if kind == "randaugment" else fields)]
-    )
-
-
-VIEW_TYPE = view_type(("crop", "flip", "affine"))
 
 
 def replay(
@@ -113,7 +68,7 @@ def replay(
 
     Args:
         pixels_BCHW: uint8 [B, C, H, W], or B arrays [C, H, W] that differ in size.
-        views: B views, structs of fields of `VIEW_FIELDS`; others (a soft label) are ignored.
+        views: B views, structs of fields of `stillroom.view_fields.VIEW_FIELDS`; others (a soft label) are ignored.
         contract: what `stillroom.views.view_contract` gives; `kernel`, `side_px` and the strengths of fields and boxes are used.
         partners_BCHW: what is mixed in: `replay_alone` of each view's partner, uint8 of the shape that comes out. Only rows that
             `needs_partner` names are looked at.
@@ -125,7 +80,7 @@ def replay(
         StoreError: views of another kernel, or drawn for images of another size; partners are needed and not given.
     """
     _require_kernel(contract)
-    records = _records(views)
+    records = to_numbers(views)
     out = _alone(pixels_BCHW, records, contract)
     mixed = np.flatnonzero(needs_partner(views))
     if len(mixed):
@@ -144,12 +99,12 @@ def replay(
 def replay_alone(pixels_BCHW: np.ndarray | Sequence[np.ndarray], views: pa.StructArray, contract: Mapping[str, Any]) -> np.ndarray:
     """As `replay`, up to mixing: what a partner gives to others. Arguments and errors as there."""
     _require_kernel(contract)
-    return _alone(pixels_BCHW, _records(views), contract)
+    return _alone(pixels_BCHW, to_numbers(views), contract)
 
 
 def needs_partner(views: pa.StructArray) -> np.ndarray:
     """Which of B views mix another image in, or another view of their own; bool [B]."""
-    return views.field("mix").to_numpy(zero_copy_only=False) > 0 if "mix" in views.type.names else np.zeros(len(views), bool)
+    return to_numbers(views)["mix"] > 0 if "mix" in views.type.names else np.zeros(len(views), bool)
 
 
 def probe_digest(contract: Mapping[str, Any]) -> str:
@@ -174,18 +129,6 @@ def probes(contract: Mapping[str, Any]) -> tuple[np.ndarray, ...]:
     further = [kind for kind in VIEW_FIELDS if kind in contract.get("order", ()) and kind not in ("crop", "flip", "affine")]
     strengths = {name: contract[name] for name in ("random_field", "erase_level") if name in contract}
     return _probes(contract["side_px"], tuple(further), canonical_json(strengths))
-
-
-def _records(views: pa.StructArray) -> Views:
-    """The numbers of views as arrays; the partner's id is no number."""
-    found = {}
-    for index, field in enumerate(views.type):
-        values = views.field(index)
-        if field.name == "random_field":
-            found[field.name] = np.frombuffer(b"".join(values.to_pylist()), np.int8).reshape(-1, FIELD_GRID, FIELD_GRID, 3)
-        elif pa.types.is_integer(field.type) or pa.types.is_boolean(field.type):
-            found[field.name] = values.to_numpy(zero_copy_only=False)
-    return found
 
 
 def _alone(pixels_BCHW: np.ndarray | Sequence[np.ndarray], records: Views, contract: Mapping[str, Any]) -> np.ndarray:
@@ -231,19 +174,17 @@ def _probes(side_px: int | None, further: tuple[str, ...], strengths: bytes) -> 
         "mix": number % len(MIXES),
         "mix_weight": number * 1009 % 65536,
         "permutation": number % 6,
+        "random_field": (number[:, None] * 31 + np.arange(3 * FIELD_GRID**2) * 57) % 255 - 127,
     }
-    grid = (number[:, None] * 31 + np.arange(3 * FIELD_GRID**2) * 57) % 255 - 127
-    fields = [field for kind in further for field in (view_type(["randaugment"], 1) if kind == "randaugment" else VIEW_FIELDS[kind])]
-    kept = {field.name: columns[field.name].astype(field.type.to_pandas_dtype()) for field in [*VIEW_TYPE, *fields] if field.name in columns}
-    kept |= {"random_field": grid.astype(np.int8).reshape(count, FIELD_GRID, FIELD_GRID, 3)} if "random_field" in further else {}
+    view = view_type(("crop", "flip", "affine", *further), randaugment_ops=1)
     pixels = np.broadcast_to(image_HWC.astype(np.uint8).transpose(2, 0, 1), (count, channels, height, width))
     shown = []
     # At the image's own size too: a side of 8 px would show little of a kernel.
     for side in (side_px, None):
         sides = (side, side) if side else (height, width)
-        for kind in ("erase", "mix"):
-            box = {"y": number % 5 * sides[0] // 9, "x": number % 7 * sides[1] // 11, "h": 1 + number % 3 * sides[0] // 7, "w": 1 + number % 4 * sides[1] // 9}
-            kept |= {f"{kind}_{name}": values for name, values in box.items()} if kind in further else {}
+        box = {"y": number % 5 * sides[0] // 9, "x": number % 7 * sides[1] // 11, "h": 1 + number % 3 * sides[0] // 7, "w": 1 + number % 4 * sides[1] // 9}
+        boxes = {f"{kind}_{name}": values for kind in ("erase", "mix") for name, values in box.items()}
+        kept = to_numbers(from_numbers(no_numbers(view, (count,)) | columns | boxes, view))
         out = _replay_equal(pixels, kept, {"side_px": side, **json.loads(strengths)})
         out = mix(out, out[::-1], kept) if "mix" in further else out
         shown.append(colour.permute(out, kept["permutation"]) if "permutation" in further else out)

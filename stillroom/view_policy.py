@@ -6,7 +6,8 @@ from typing import Literal, get_args
 import pyarrow as pa
 
 from stillroom.kernels.mixing import MIXES
-from stillroom.replay import MAGNITUDES, MAX_SIDE_PX, VIEW_TYPE, view_type
+from stillroom.replay import MAGNITUDES, MAX_SIDE_PX
+from stillroom.view_fields import VIEW_TYPE, view_type
 
 __all__ = ["DEFAULT_KINDS", "KINDS", "MOST_OPS", "Kind", "ViewPolicy"]
 
@@ -124,7 +125,7 @@ class ViewPolicy:
 
     @property
     def stored_kinds(self) -> list[str]:
-        """What a view stores: keys of `stillroom.replay.VIEW_FIELDS`."""
+        """What a view stores: keys of `stillroom.view_fields.VIEW_FIELDS`."""
         return ["crop", *dict.fromkeys("mix" if kind in MIXING else kind for kind in self.kinds if kind not in ("identity", "crop"))]
 
     @property

@@ -18,7 +18,8 @@ from stillroom.drawn_views import Peers, cell_bounds, draw_view, draw_views, ide
 from stillroom.errors import StoreError
 from stillroom.kernels.mixing import MIXES, anchor_weight
 from stillroom.partners import mixed_in
-from stillroom.replay import KERNEL, RANDAUGMENT_OPS, VIEW_FIELDS, VIEW_TYPE, needs_partner, probe_digest, probes, replay, replay_alone
+from stillroom.replay import KERNEL, RANDAUGMENT_OPS, needs_partner, probe_digest, probes, replay, replay_alone
+from stillroom.view_fields import VIEW_FIELDS, VIEW_TYPE, to_numbers, to_records
 from stillroom.view_policy import DEFAULT_KINDS, KINDS, Kind, ViewPolicy
 
 __all__ = [
@@ -45,6 +46,8 @@ __all__ = [
     "probe_digest",
     "replay",
     "replay_alone",
+    "to_numbers",
+    "to_records",
     "view_contract",
     "views_field",
 ]
@@ -57,13 +60,17 @@ HARD_LABEL = {"kind": "hard"}
 _UNITS: dict[str, dict[str, str]] = {
     "quarter_turns": {"quarter_turns": "90 degrees counter-clockwise"},
     "randaugment": {
+        "randaugment": "uint8; op_1, magnitude_1, op_2, …",
         "op": f"0 to {len(RANDAUGMENT_OPS) - 1}: {', '.join(RANDAUGMENT_OPS)}",
         "magnitude": "2 x (0 to 30, as torchvision's), plus 1 the other way",
     },
-    "jitter": {"brightness, contrast, saturation": "1/1000", "hue": "1/10 degree"},
+    "jitter": {"jitter": "int16, little-endian; brightness, contrast, saturation in 1/1000, hue in 1/10 degree"},
     "random_field": {"random_field": "int8 [4, 4, 3], down, right, brighter; 127 is the contract's px and thousandths"},
-    "erase": {"erase": "px of the view"},
-    "mix": {"mix": f"0 to {len(MIXES) - 1}: {', '.join(MIXES)}", "mix_weight": "1/65535, the sample's own", "mix_y, mix_x, mix_h, mix_w": "px of the view"},
+    "erase": {"erase": "uint16, little-endian; y, x, h, w in px of the view"},
+    "mix": {
+        "mix": "uint16, little-endian; kind, view of the partner, the sample's own weight in 1/65535, y, x, h, w in px of the view",
+        "kind": f"0 to {len(MIXES) - 1}: {', '.join(MIXES)}",
+    },
     "permutation": {"permutation": "0 to 5: rgb, rbg, grb, gbr, brg, bgr"},
 }
 _STRENGTHS: dict[str, tuple[str, ...]] = {
@@ -135,7 +142,7 @@ def mixed_columns(schema: pa.Schema) -> list[str]:
 
 def anchor_weights(views: pa.StructArray, height: int, width: int) -> np.ndarray:
     """How much of each view is its own sample's, float64 [B]: what mixed hard labels are weighted by."""
-    return anchor_weight({name: views.field(name).to_numpy(zero_copy_only=False) for name in ("mix", "mix_weight", "mix_h", "mix_w")}, height, width)
+    return anchor_weight(to_numbers(views), height, width)
 
 
 def from_json(values: Sequence[Any], field: pa.Field) -> pa.Array:

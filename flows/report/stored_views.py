@@ -17,7 +17,7 @@ from stillroom.operators import Table
 from stillroom.partners import Partners
 from stillroom.replay import RANDAUGMENT_OPS
 from stillroom.soft_labels import decode as decode_labels
-from stillroom.views import check_contract, contract_of, label_of, mixed_in, replay
+from stillroom.views import check_contract, contract_of, label_of, mixed_in, replay, to_records
 
 __all__ = ["VIEW_PICTURES", "Strip", "View", "Views", "describe", "shown_views", "views_stage"]
 
@@ -87,7 +87,7 @@ def shown_views(stage: dict[str, Any], table: Table, picks: Sequence[int], side_
         size = None if pixels_CHW is None else pixels_CHW.shape[1:]
         views = [
             View(data_uri(seen[index]) if seen else "", sample.small, describe(view, size), _likeliest(probs_K, names))
-            for index, (view, probs_K) in enumerate(zip(shown.to_pylist(), _probs(shown, field), strict=True))
+            for index, (view, probs_K) in enumerate(zip(to_records(shown), _probs(shown, field), strict=True))
         ]
         strips.append(Strip(sample, views))
     return Views(stage["name"], most, strips, note, "num_classes" in label_of(field))
@@ -97,7 +97,7 @@ def describe(view: Mapping[str, Any], size: tuple[int, ...] | None = None) -> st
     """A view's parameters in words: "crop 6 × 7 at 1, 0; flipped; turned +3.2°"; what it leaves alone isn't said.
 
     Args:
-        view: a view's fields.
+        view: a view's numbers, as `stillroom.views.to_records` gives them.
         size: height and width of its image, if known: a crop of all of it isn't one.
     """
     said = [] if (view["crop_h"], view["crop_w"]) == size else [f"crop {view['crop_w']} × {view['crop_h']} at {view['crop_x']}, {view['crop_y']}"]
@@ -116,7 +116,7 @@ def describe(view: Mapping[str, Any], size: tuple[int, ...] | None = None) -> st
     said += [f"{name} {told[name] / 1000:.2f}" for name in ("brightness", "contrast", "saturation") if told[name] != 1000]
     said += [f"hue {told['hue'] / 10:+.0f}°"] if told.get("hue") else []
     said += _ops(told)
-    if any(told.get("random_field") or b""):
+    if np.any(told.get("random_field", 0)):
         said.append("random field")
     if told.get("erase_h"):
         said.append(f"erased {told['erase_w']} × {told['erase_h']} at {told['erase_x']}, {told['erase_y']}")

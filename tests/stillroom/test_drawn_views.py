@@ -11,7 +11,20 @@ from stillroom.errors import StoreError
 from stillroom.kernels import colour
 from stillroom.kernels.mixing import MIXES
 from stillroom.replay import RANDAUGMENT_OPS
-from stillroom.views import KINDS, Peers, ViewPolicy, anchor_weights, check_contract, draw_view, draw_views, identity_views, replay, view_contract, views_field
+from stillroom.views import (
+    KINDS,
+    Peers,
+    ViewPolicy,
+    anchor_weights,
+    check_contract,
+    draw_view,
+    draw_views,
+    identity_views,
+    replay,
+    to_numbers,
+    view_contract,
+    views_field,
+)
 
 DRAW = Draw(7, "reinforce.teacher")
 
@@ -22,10 +35,7 @@ def ids(count: int) -> list[str]:
 
 def drawn(policy: ViewPolicy, samples: int, count: int, side: int = 28, peers: Peers | None = None) -> dict[str, np.ndarray | list]:
     views = draw_views(policy, ids(samples), np.full((samples, 2), side), DRAW, count, peers=peers or Peers(ids(samples))).values
-    return {
-        name: views.field(name).to_numpy(zero_copy_only=False) if name not in ("partner", "random_field") else views.field(name).to_pylist()
-        for name in views.type.names
-    }
+    return to_numbers(views) | ({"partner": views.field("partner").to_pylist()} if policy.mixing else {})
 
 
 def test_randaugments_ops_are_equally_likely_and_signs_fair():
@@ -67,7 +77,7 @@ def test_mixup_is_mostly_the_sample_itself():
 def test_boxes_lie_inside_and_their_area_is_the_partners_share(kind):
     policy = ViewPolicy(kinds=(kind,), mix=1.0)
     views = draw_views(policy, ids(2000), np.full((2000, 2), 28), DRAW, 1, peers=Peers(ids(2000))).values
-    y, x, h, w = (views.field(f"mix_{name}").to_numpy().astype(int) for name in "yxhw")
+    y, x, h, w = (to_numbers(views)[f"mix_{name}"].astype(int) for name in "yxhw")
     assert (y + h <= 28).all() and (x + w <= 28).all()
     assert (anchor_weights(views, 28, 28) == 1 - h * w / 28**2).all()
     if kind == "resizemix":

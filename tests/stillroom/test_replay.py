@@ -15,7 +15,8 @@ from scipy.ndimage import map_coordinates
 
 from stillroom.draws import Draw
 from stillroom.errors import StoreError
-from stillroom.replay import FIELD_GRID, KERNEL, RANDAUGMENT_OPS, VIEW_TYPE, probe_digest, replay, view_type
+from stillroom.replay import KERNEL, RANDAUGMENT_OPS, probe_digest, replay
+from stillroom.view_fields import FIELD_GRID, VIEW_TYPE, from_numbers, to_numbers, view_type
 from stillroom.views import ViewPolicy, draw_views, identity_views
 
 AS_IS = {"kernel": KERNEL, "side_px": None}
@@ -25,14 +26,11 @@ def noise(*shape: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
 
 
-def views_of(pixels_BCHW: np.ndarray, **numbers: object) -> pa.StructArray:
-    """Identity views with some fields replaced, by one number or one a view."""
+def views_of(pixels_BCHW: np.ndarray, kind: pa.StructType = VIEW_TYPE, **numbers: object) -> pa.StructArray:
+    """Identity views with some numbers replaced, by one or by one a view."""
     count, _, height, width = pixels_BCHW.shape
-    whole = identity_views(np.tile([height, width], (count, 1)))
-    arrays = [
-        pa.array(np.broadcast_to(numbers[field.name], count).tolist(), field.type) if field.name in numbers else whole.field(field.name) for field in VIEW_TYPE
-    ]
-    return pa.StructArray.from_arrays(arrays, fields=list(VIEW_TYPE))
+    whole = to_numbers(identity_views(np.tile([height, width], (count, 1)), kind)) | {"partner": [None] * count}
+    return from_numbers(whole | {name: np.broadcast_to(number, (count, *np.shape(number)[1:])) for name, number in numbers.items()}, kind)
 
 
 def bilinear(image_HW: np.ndarray, y: np.ndarray, x: np.ndarray) -> np.ndarray:
@@ -163,7 +161,7 @@ import numpy as np
 import pyarrow as pa
 from stillroom.draws import Draw
 from stillroom.replay import replay, replay_alone
-from stillroom.views import KINDS, Peers, ViewPolicy, draw_views, view_contract
+from stillroom.views import KINDS, Peers, ViewPolicy, draw_views, to_numbers, view_contract
 
 IDS = [f"s{row}" for row in range(250)]
 PIXELS = np.random.default_rng(0).integers(0, 256, (250, 3, 16, 16), dtype=np.uint8)
@@ -176,7 +174,7 @@ def shown(kinds):
     partners = None
     if policy.mixing:
         rows = [int(one[1:]) if one else at // 8 for at, one in enumerate(views.field("partner").to_pylist())]
-        numbers = views.field("partner_view").to_numpy()
+        numbers = to_numbers(views)["partner_view"]
         partners = replay_alone(PIXELS[rows], views.take(pa.array(8 * np.array(rows) + numbers)), contract)
     return hashlib.sha256(replay(pixels, views, contract, partners).tobytes()).hexdigest()
 
@@ -222,8 +220,7 @@ def test_randaugments_moves_are_within_a_level_of_scipy(op, matrix):
     height, width = 20, 26
     pixels = noise(1, 1, height, width)
     kind = view_type(["randaugment"], 1)
-    one = identity_views(np.array([[height, width]]), kind).to_pylist()[0] | {"op_1": RANDAUGMENT_OPS.index(op), "magnitude_1": 36}
-    seen = replay(pixels, pa.array([one], kind), AS_IS)[0, 0]
+    seen = replay(pixels, views_of(pixels, kind, op_1=RANDAUGMENT_OPS.index(op), magnitude_1=36), AS_IS)[0, 0]
     turn = np.deg2rad(18)
     matrix = matrix or ([[np.cos(turn), np.sin(turn)], [-np.sin(turn), np.cos(turn)]] if op == "rotate" else np.eye(2))
     shift = np.array([0, 18 * 150 * width / (331 * 30)]) if op == "translate_x" else np.zeros(2)
@@ -237,18 +234,17 @@ def test_randaugments_moves_are_within_a_level_of_scipy(op, matrix):
 def test_a_random_field_moves_pixels_as_its_spline_says():
     pixels, kind = noise(1, 1, 24, 24), view_type(["random_field"])
     contract = {"kernel": KERNEL, "side_px": None, "random_field": {"px": 4.0, "thousandths": 0}}
-    grid = np.zeros((FIELD_GRID, FIELD_GRID, 3), np.int8)
+    grid = np.zeros((1, FIELD_GRID, FIELD_GRID, 3), np.int8)
     grid[..., 1] = 127
-    one = identity_views(np.array([[24, 24]]), kind).to_pylist()[0]
     # A constant field is a shift: of 4 px, to where pixels come from.
-    seen = replay(pixels, pa.array([one | {"random_field": grid.tobytes()}], kind), contract)
+    seen = replay(pixels, views_of(pixels, kind, random_field=grid), contract)
     assert (seen[..., :20] == pixels[..., 4:]).all()
-    assert (replay(pixels, pa.array([one], kind), contract) == pixels).all()
+    assert (replay(pixels, views_of(pixels, kind), contract) == pixels).all()
 
 
 def test_quarter_turns_are_exact_and_want_squares():
     pixels, kind = noise(4, 3, 7, 7), view_type(["quarter_turns"])
-    views = pa.array([one | {"quarter_turns": turns} for turns, one in enumerate(identity_views(np.tile([7, 7], (4, 1)), kind).to_pylist())], kind)
+    views = views_of(pixels, kind, quarter_turns=np.arange(4))
     for turns, seen in enumerate(replay(pixels, views, AS_IS)):
         assert (seen == np.rot90(pixels[turns], turns, axes=(1, 2))).all()
     with pytest.raises(StoreError, match="of 9x7 px can't be turned by quarters; give side_px"):
@@ -256,10 +252,10 @@ def test_quarter_turns_are_exact_and_want_squares():
 
 
 def test_mixed_views_without_partners_are_refused():
-    kind = view_type(["mix"])
-    one = identity_views(np.array([[4, 4]]), kind).to_pylist()[0] | {"mix": 1, "partner": "b", "mix_weight": 40_000}
+    pixels = noise(1, 1, 4, 4)
+    views = views_of(pixels, view_type(["mix"]), mix=1, partner="b", mix_weight=40_000)
     with pytest.raises(StoreError, match="mix in another image, 1 of 1, and no partners were given"):
-        replay(noise(1, 1, 4, 4), pa.array([one], kind), AS_IS)
+        replay(pixels, views, AS_IS)
 
 
 def test_the_kernels_still_are_what_they_were():

@@ -74,6 +74,6 @@ def test_further_kinds_are_said_in_words():
     ops = {name: number for number, name in enumerate(RANDAUGMENT_OPS)}
     steps = {"op_1": ops["rotate"], "magnitude_1": 19, "op_2": ops["posterize"], "magnitude_2": 19, "op_3": ops["equalize"], "magnitude_3": 18}
     assert describe(PLAIN | steps | {"op_4": ops["identity"], "magnitude_4": 18}, (8, 8)) == "rotate −9; posterize 9; equalize"
-    erased = {"erase_y": 1, "erase_x": 2, "erase_h": 3, "erase_w": 4, "random_field": bytes(48)}
+    erased = {"erase_y": 1, "erase_x": 2, "erase_h": 3, "erase_w": 4, "random_field": np.zeros((4, 4, 3))}
     assert describe(PLAIN | erased | {"mix": 2, "partner": "0123456789ab", "partner_view": 1}, (8, 8)) == "erased 4 × 3 at 2, 1; cutmix with 01234567"
     assert describe(PLAIN | {"mix": 4, "partner": None, "partner_view": 3, "quarter_turns": 1}, (8, 8)) == "turned 90°; selfmix with its view 3"
