@@ -21,6 +21,7 @@ from stillroom.operators import Table
 from stillroom.partners import Partners, mixed_in
 from stillroom.soft_labels import decode as decode_labels
 from stillroom.tables import one_array
+from stillroom.transforms import transforms_of
 from stillroom.views import anchor_weights, check_contract, identity_views, label_of, mixes, replay
 
 __all__ = ["Look", "Shown", "Viewer", "note_read"]
@@ -66,12 +67,16 @@ class Look:
 
 
 class Shown(NamedTuple):
-    """What B rows show: images, one array where all are alike in shape, labels int64 [B], ids, soft labels float32 [B, K] where there are any."""
+    """What B rows show: images, one array where all are alike in shape, labels int64 [B], ids; where there are any, soft labels float32 [B, K].
+
+    Of views that are turned by quarters or permuted in their channels also which transform each shows, int64 [B].
+    """
 
     images: np.ndarray | list[np.ndarray]
     labels_B: np.ndarray
     sample_ids: list[str]
     soft_labels_BK: np.ndarray | None
+    transforms_B: np.ndarray | None = None
 
 
 class Viewer:
@@ -141,7 +146,7 @@ class Viewer:
         if images is None:
             images = self._normalised(one_array(taken["pixels"]))
         elif self._contract:
-            images, soft_labels_BK = self._viewed(images, one_array(taken["views"]), sample_ids, labels_B, turns_B)
+            return self._viewed(images, one_array(taken["views"]), sample_ids, labels_B, turns_B)
         return Shown(images, labels_B, sample_ids, soft_labels_BK)
 
     def _check(self) -> None:
@@ -191,10 +196,8 @@ class Viewer:
             pixels_CHW[...] = image_CHW
         return pixels_BCHW
 
-    def _viewed(
-        self, images: np.ndarray | list[np.ndarray], views: pa.ListArray, sample_ids: list[str], labels_B: np.ndarray, turns_B: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray | None]:
-        """Pixels uint8 [B, C, side, side] of each row's view at its turn, and its soft labels float32 [B, K], if there are any."""
+    def _viewed(self, images: np.ndarray | list[np.ndarray], views: pa.ListArray, sample_ids: list[str], labels_B: np.ndarray, turns_B: np.ndarray) -> Shown:
+        """Each row's view at its turn: pixels uint8 [B, C, side, side], soft labels and transforms, if there are any."""
         assert self._contract is not None
         field = self.table.schema.field("views")
         counts_B = views.value_lengths().fill_null(0).to_numpy()
@@ -206,11 +209,12 @@ class Viewer:
         pixels_BCHW = replay(images, records, self._contract, mixed_in(sample_ids, records, self._contract, self._partners.fetch))
         num_classes = label_of(field).get("num_classes")
         if num_classes is None:
-            return pixels_BCHW, self._mixed_labels(records, sample_ids, labels_B, pixels_BCHW.shape[2:]) if mixes(drawn.type) else None
+            mixed_BK = self._mixed_labels(records, sample_ids, labels_B, pixels_BCHW.shape[2:]) if mixes(drawn.type) else None
+            return Shown(pixels_BCHW, labels_B, sample_ids, mixed_BK, transforms_of(records))
         probs_BK = np.zeros((len(images), num_classes), np.float32)
         probs_BK[stored] = decode_labels(drawn.field("soft_label"), num_classes)
         probs_BK[plain, labels_B[plain]] = 1
-        return pixels_BCHW, probs_BK
+        return Shown(pixels_BCHW, labels_B, sample_ids, probs_BK, transforms_of(records))
 
     def _numbers(self, sample_ids: list[str], turns_S: np.ndarray, counts_S: np.ndarray) -> np.ndarray:
         """Which of its views each sample shows at its turn, int64 [S]."""

@@ -39,6 +39,7 @@ class TorchSplit(Dataset[dict[str, Any]]):
     - `label`: int64,
     - `soft_label`: float32 [K], with stored views that a teacher labelled: for the very view that `image` shows; of a distilled
       set, what was learnt for the image,
+    - `transform`: int64, with stored views of quarter turns or permuted channels: which one `image` shows, 0 for none,
     - `sample_id`: str.
 
     In epoch e a sample shows its view (o + e) mod V, V views a sample, o by its id and the seed: each
@@ -99,6 +100,8 @@ class TorchSplit(Dataset[dict[str, Any]]):
         }
         if shown.soft_labels_BK is not None:
             parts["soft_label"] = torch.from_numpy(shown.soft_labels_BK)
+        if shown.transforms_B is not None:
+            parts["transform"] = torch.from_numpy(shown.transforms_B)
         return [dict(zip(parts, values, strict=True)) for values in zip(*parts.values(), strict=True)]
 
     def set_epoch(self, epoch: int) -> None:

@@ -20,7 +20,7 @@ __all__ = ["Batch", "Read", "Source", "SplitRead", "SplitSource"]
 
 # P = places, R = rows read, B = rows of a batch
 
-OWN = {"image", "label", "soft_label", "sample_id", "weight", "epoch", "position", "samples"}
+OWN = {"image", "label", "soft_label", "transform", "sample_id", "weight", "epoch", "position", "samples"}
 Batch = dict[str, Any]
 
 
@@ -150,6 +150,8 @@ class SplitRead:
         batch = {"image": _images(shown, self.source.viewer.look), "label": torch.from_numpy(shown.labels_B), "sample_id": shown.sample_ids}
         if shown.soft_labels_BK is not None:
             batch["soft_label"] = torch.from_numpy(shown.soft_labels_BK)
+        if shown.transforms_B is not None:
+            batch["transform"] = torch.from_numpy(shown.transforms_B)
         batch["weight"] = torch.ones(stop - start)
         if self.source.weights:
             weights = one_array(rows[self.source.weights]).cast(pa.float32()).fill_null(1).to_numpy(zero_copy_only=False)

@@ -15,9 +15,20 @@ from torch.nn import functional
 
 from stillroom.streams import Stream
 
-__all__ = ["batch_loss", "fit", "hard_cross_entropy", "kl_divergence", "load_checkpoint", "save_checkpoint", "soft_cross_entropy", "weighted_mean"]
+__all__ = [
+    "aggregated",
+    "batch_loss",
+    "fit",
+    "hard_cross_entropy",
+    "joint_label",
+    "kl_divergence",
+    "load_checkpoint",
+    "save_checkpoint",
+    "soft_cross_entropy",
+    "weighted_mean",
+]
 
-# B = rows of a batch, K = classes
+# B = rows of a batch, K = classes, M = transforms, J = K * M joint labels
 
 
 def soft_cross_entropy(logits_BK: Tensor, soft_labels_BK: Tensor, weight_B: Tensor | None = None, *, temperature: float = 1.0) -> Tensor:
@@ -63,6 +74,16 @@ def batch_loss(logits_BK: Tensor, batch: Mapping[str, Any], *, temperature: floa
         on_soft = soft_cross_entropy(logits_BK, batch["soft_label"], batch["weight"], temperature=temperature)
         loss = hard * on_labels + (1 - hard) * on_soft if hard else on_soft
     return loss if world_size == 1 else loss * batch["weight"].sum() * world_size / batch["samples"]
+
+
+def joint_label(label_B: Tensor, transform_B: Tensor, transforms: int) -> Tensor:
+    """Class and transform as one label, M y + t: what self-supervised label augmentation learns (arXiv 1910.05872)."""
+    return transforms * label_B + transform_B
+
+
+def aggregated(logits_MBJ: Tensor) -> Tensor:
+    """Logits of the K classes, [B, K], from those of B images in each of M transforms: of transform t the columns t::M, averaged."""
+    return torch.stack([logits_BJ[:, transform :: len(logits_MBJ)] for transform, logits_BJ in enumerate(logits_MBJ)]).mean(dim=0)
 
 
 def fit(

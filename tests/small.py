@@ -21,8 +21,8 @@ CLASSES, VIEWS = 3, 2
 POLICY = ViewPolicy(kinds=("identity", "crop"))
 
 
-def publish_small(store: Path | str, name: str = "digits", splits: dict[str, int] | None = None) -> None:
-    """Publish and promote `name@1` with rows s0, s1, … of 8x8 px, each class bright in other columns."""
+def publish_small(store: Path | str, name: str = "digits", splits: dict[str, int] | None = None, policy: ViewPolicy = POLICY) -> None:
+    """Publish and promote `name@1` with rows s0, s1, … of 8x8 px, each class bright in other columns, and views of a policy."""
     splits = splits or {"train": 103, "test": 20}
     rows = sum(splits.values())
     ids, labels = [f"s{row}" for row in range(rows)], [row % CLASSES for row in range(rows)]
@@ -30,8 +30,8 @@ def publish_small(store: Path | str, name: str = "digits", splits: dict[str, int
     bright = np.arange(8)[:, None] * CLASSES // 8
     pictures = [numbers.integers(0, 60, (8, 8, 1), np.uint8) + 180 * (bright == label).astype(np.uint8) for label in labels]
     images = pa.array([encode_png(pixels) for pixels in pictures], pa.binary())
-    drawn = draw_views(POLICY, ids, np.tile([8, 8], (rows, 1)), Draw(0, "test"), VIEWS)
-    field = views_field(view_contract(POLICY), soft_label_type(CLASSES, None), {"num_classes": CLASSES, "top_k": None, "temperature": 1.0})
+    drawn = draw_views(policy, ids, np.tile([8, 8], (rows, 1)), Draw(0, "test"), VIEWS)
+    field = views_field(view_contract(policy), soft_label_type(CLASSES, None), {"num_classes": CLASSES, "top_k": None, "temperature": 1.0})
     probs = np.repeat(0.1 + 0.7 * np.eye(CLASSES)[labels], VIEWS, axis=0)
     views = pa.ListArray.from_arrays(
         drawn.offsets, pa.StructArray.from_arrays([*drawn.values.flatten(), encode(probs, None)], fields=list(field.type.value_type))

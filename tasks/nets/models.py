@@ -16,6 +16,7 @@ from stillroom.errors import InputError, StageError
 from stillroom.fields import with_meaning
 from stillroom.images import resize
 from stillroom.operators import MODEL_COLUMNS, Table
+from stillroom.transforms import COUNTS, Transforms, transformed
 from tasks.nets.samples import load_images, load_labels
 from tasks.nets.training import normalise
 
@@ -55,7 +56,8 @@ class Classifier:
 
     Args:
         config: what the row's `config` says: net, channels, side_px, mean, std, label_names; and, for a
-            model that came with more or other classes, `head_classes` and `outputs`: the net's output of each label.
+            model that came with more or other classes, `head_classes` and `outputs`: the net's output of each label. `joint`:
+            the net has an output for each of the head's classes in each of M transforms, and its answer is the mean over them.
         saw: what the row says of the samples that it was trained on.
     """
 
@@ -83,8 +85,9 @@ class Classifier:
         if config.get("zca"):
             problem = "was trained on whitened images, which it can't be given here"
             raise InputError(f"model {row['model_id'][:12]}", problem, "leave `whitening` out of the stage that trains it")
+        outputs = config.get("head_classes", config["num_classes"]) * COUNTS.get(config.get("joint"), 1)
         with torch.random.fork_rng(devices=[]):  # the initial weights that `build` draws are thrown away
-            net = build(config["net"], num_classes=config.get("head_classes", config["num_classes"]), channels=config["channels"], side_px=config["side_px"])
+            net = build(config["net"], num_classes=outputs, channels=config["channels"], side_px=config["side_px"])
         net.load_state_dict(load(row["weights"]))
         return cls(net.to(device).eval(), config, row["model_id"], device, json.loads(row["saw"]))
 
@@ -94,14 +97,37 @@ class Classifier:
         return list(self.config["label_names"])
 
     def probs(self, pixels_BCHW: np.ndarray, batch: int) -> np.ndarray:
-        """Class probabilities, float32 [B, K], rows that sum to 1; over the labels only, where the net knows more classes."""
-        outputs = self.config.get("outputs")
+        """Class probabilities, float32 [B, K], rows that sum to 1; over the labels only, where the net knows more classes.
+
+        Of a net of joint labels the softmax of its aggregated logits: each image is shown to it in all M transforms.
+        """
+        outputs, joint = self.config.get("outputs"), self.config.get("joint")
+        if joint is not None:
+            return self._aggregated_probs(pixels_BCHW, batch, joint, outputs)
 
         def ask(images: "Tensor") -> "Tensor":
             logits_BK = self.net(images)
             return (logits_BK if outputs is None else logits_BK[:, outputs]).softmax(1)
 
         return self.run(ask, pixels_BCHW, batch)
+
+    def _aggregated_probs(self, pixels_BCHW: np.ndarray, batch: int, joint: Transforms, outputs: Sequence[int] | None) -> np.ndarray:
+        import torch
+
+        from stillroom.train import aggregated
+
+        fitted_BCSS = self._fitted(pixels_BCHW)
+        logits = [self.run(self.net, transformed(fitted_BCSS, joint, transform), batch) for transform in range(COUNTS[joint])]
+        logits_BK = aggregated(torch.from_numpy(np.stack(logits)))
+        return (logits_BK if outputs is None else logits_BK[:, outputs]).softmax(1).numpy()
+
+    def single(self) -> "Classifier":
+        """The same net without the aggregate: it sees an image as it is, and its outputs for transform 0 are the answer."""
+        config = dict(self.config)
+        transforms = COUNTS[config.pop("joint")]
+        classes = config.get("outputs") or range(config["num_classes"])
+        more = {"head_classes": transforms * config.get("head_classes", config["num_classes"]), "outputs": [transforms * own for own in classes]}
+        return replace(self, config=config | more)
 
     def features(self, pixels_BCHW: np.ndarray, batch: int) -> np.ndarray:
         """What the last layer sees, float32 [B, D]."""

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 import pyarrow as pa
@@ -12,6 +12,7 @@ from schemas.quantities import Fraction
 from stillroom.errors import StageError
 from stillroom.operators import Draw, Input, Params, Table, Unit, Work, train
 from stillroom.tables import BaseTable
+from stillroom.transforms import COUNTS, Transforms, transformed
 from stillroom.views import ViewPolicy, draw_views, replay, view_contract
 from tasks.nets.models import Classifier, folds_of, ids_seen, measured_on, model_batch, model_row, refuse_below
 from tasks.nets.samples import Labelled, load_labelled, load_labels
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     import torch
 
 # B = samples of a batch, C = channels, S = side
+
+Batches: TypeAlias = "Callable[[int], tuple[torch.Tensor, torch.Tensor]]"
 
 NAME = "train.teacher"
 MEASURE_BATCH = 256
@@ -56,6 +59,11 @@ class TeacherParams(Params):
         description="Parts that rows fall into by their ids: for each seed and part a member that doesn't see it, and may judge it (`judge: unseen`).",
     )
     augment: Augment | None = Field(default_factory=Augment, description="How images are moved while training; null trains on them as they are.")
+    joint: Transforms | None = Field(
+        default=None,
+        exclude_if=lambda joint: joint is None,  # what was trained before there was this parameter keeps its fingerprint
+        description="Learn class and transform as one label (SLA), each image in all 4 quarter_turns, or in all 6 of permutation (of its channels).",
+    )
     side_px: int | None = Field(default=None, ge=1, description="Resize images to this square; left out, all must have one size.")
     channels: Literal[1, 3] | None = Field(default=None, description="1 grey, 3 colour. Left out, all images must agree.")
     floor: Fraction | None = Field(default=None, description="Refuse a member below this accuracy on `check_on`, as 95% or 0.95.")
@@ -90,15 +98,18 @@ def teacher(unit: Unit, inputs: Mapping[str, Table], params: TeacherParams, work
     weights are kept: `check_on` is measured and chooses nothing. With `folds`, a member is trained on all
     rows but those of its fold, and measured on these as well.
 
+    With `joint`, each step shows each of its images in all M transforms, and the net has K * M outputs, M y + t for class y in
+    transform t (Lee, Hwang, Shin: arXiv 1910.05872). What it says of an image is the softmax of the mean logits over transforms.
+
     Args:
         unit: one member, its seed and fold in `value`.
 
     Returns:
         A row of MODEL_COLUMNS; `metrics` has `validation_accuracy` where `check_on` is given, and with `folds`
-        `unseen_accuracy`, that on the rows left out.
+        `unseen_accuracy`, that on the rows left out. With `joint`, `single_accuracy` is that of the image as it is, on `check_on`.
 
     Raises:
-        StageError: a member's accuracy is below `floor`.
+        StageError: a member's accuracy is below `floor`; channels are to be permuted, and images have one, or three alike.
         InputError: samples that can't be trained on, or a loss that isn't finite.
     """
     seed, fold = unit.value["seed"], unit.value["fold"]
@@ -108,11 +119,15 @@ def teacher(unit: Unit, inputs: Mapping[str, Table], params: TeacherParams, work
     samples = load_labelled(seen, work.scratch, side_px=params.side_px, channels=params.channels)
     # Without names, a fold's rows may lack the last class.
     samples = replace(samples, label_names=load_labels(inputs["samples"])[1])
-    net = seeded_net(params.net, f"init/{member}", work.draw, **samples.shape)
+    if params.joint == "permutation":
+        _refuse_grey(samples)
+    transforms = 1 if params.joint is None else COUNTS[params.joint]
+    outputs = samples.shape["num_classes"] * transforms
+    net = seeded_net(params.net, f"init/{member}", work.draw, **samples.shape | {"num_classes": outputs})
 
     fit(
         net,
-        _batches(samples, params, member, work.draw),
+        _jointly(_batches(samples, params, member, work.draw), params.joint),
         steps=params.steps,
         lr=params.learning_rate,
         weight_decay=params.weight_decay,
@@ -122,7 +137,7 @@ def teacher(unit: Unit, inputs: Mapping[str, Table], params: TeacherParams, work
         mean=samples.mean,
         std=samples.std,
     )
-    config = samples.config(params.net)
+    config = samples.config(params.net) | ({"joint": params.joint} if params.joint else {})
     trained = Classifier(net, config, unit.name, work.device)
     metrics: dict[str, Any] = {}
     if left_out is not None and left_out.rows:
@@ -132,6 +147,9 @@ def teacher(unit: Unit, inputs: Mapping[str, Table], params: TeacherParams, work
     if "check_on" in inputs:
         metrics |= measured_on([trained], inputs["check_on"], work.scratch, MEASURE_BATCH)
         work.metrics[f"validation_accuracy.{unit.name}"] = metrics["validation_accuracy"]
+        if params.joint:
+            alone = measured_on([trained.single()], inputs["check_on"], work.scratch, MEASURE_BATCH)
+            metrics["single_accuracy"] = work.metrics[f"single_accuracy.{unit.name}"] = alone["validation_accuracy"]
         refuse_below(params.floor, metrics, NAME)
     yield model_batch([model_row(net, config, seed, metrics, ids_seen(samples.sample_ids, parted))])
 
@@ -154,7 +172,15 @@ def _parted(table: Table, left_out: Mapping[str, int] | None) -> tuple[Table, Ta
     return _Rows(table, np.flatnonzero(fold_N != left_out["fold"])), _Rows(table, np.flatnonzero(fold_N == left_out["fold"]))
 
 
-def _batches(samples: Labelled, params: TeacherParams, member: str, draw: Draw) -> "Callable[[int], tuple[torch.Tensor, torch.Tensor]]":
+def _refuse_grey(samples: Labelled) -> None:
+    """Refuse images whose channels can't be told apart: the first ones are looked at."""
+    looked_BCSS = samples.pixels_NCSS[:MEASURE_BATCH]
+    if (looked_BCSS == looked_BCSS[:, :1]).all():
+        found = "1 channel" if looked_BCSS.shape[1] == 1 else f"{looked_BCSS.shape[1]} channels that are alike"
+        raise StageError(NAME, f"joint: permutation is for colour, and these images have {found}", "take joint: quarter_turns, or leave it out")
+
+
+def _batches(samples: Labelled, params: TeacherParams, member: str, draw: Draw) -> Batches:
     """Images and labels of any step, moved by `augment`."""
     import torch
 
@@ -173,5 +199,24 @@ def _batches(samples: Labelled, params: TeacherParams, member: str, draw: Draw) 
         views_B = draw_views(policy, keys, sizes_B2, draw, 1).flatten()
         moved_BCSS = replay(np.asarray(samples.pixels_NCSS[rows_B]), views_B, contract)
         return torch.from_numpy(moved_BCSS), torch.from_numpy(samples.labels_N[rows_B])
+
+    return batch
+
+
+def _jointly(batches: Batches, joint: Transforms | None) -> Batches:
+    """The same images in each transform, one transform after the other, under joint labels."""
+    if joint is None:
+        return batches
+    import torch
+
+    from stillroom.train import joint_label
+
+    transforms = COUNTS[joint]
+
+    def batch(step: int) -> tuple[torch.Tensor, torch.Tensor]:
+        images_BCSS, label_B = batches(step)
+        moved = np.concatenate([transformed(images_BCSS.numpy(), joint, transform) for transform in range(transforms)])
+        transform_B = torch.arange(transforms).repeat_interleave(len(label_B))
+        return torch.from_numpy(moved), joint_label(label_B.repeat(transforms), transform_B, transforms)
 
     return batch

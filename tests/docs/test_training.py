@@ -12,6 +12,7 @@ import torch
 
 import stillroom
 from stillroom.train import batch_loss, soft_cross_entropy
+from stillroom.views import ViewPolicy
 from tests.docs.test_docs import DOCS, ROOT, blocks
 from tests.small import publish_small
 
@@ -42,6 +43,7 @@ for port, ranks, *arguments in [words.split() for words in sys.argv[2:]]:
 def digits(tmp_path_factory) -> Path:
     store = tmp_path_factory.mktemp("store")
     publish_small(store)
+    publish_small(store, "turned", policy=ViewPolicy(kinds=("quarter_turns",)))
     return store
 
 
@@ -107,6 +109,15 @@ def test_the_module_for_lightning_trains_and_its_checkpoint_goes_on_in_an_epoch_
 
 def test_the_loop_for_timm_trains(trained):
     assert np.isfinite(trained(3)["loss"].item())
+
+
+def test_the_loop_for_joint_labels_learns(trained, digits):
+    names = trained(5)
+    batch = next(iter(stillroom.open("digits", digits).stream("test", batch_size=20)))
+    with torch.no_grad():
+        logits, single = names["logits"](batch["image"]), names["net"](batch["image"])[:, ::4]
+    assert logits.shape == single.shape == (20, 3)
+    assert all(float((found.argmax(dim=1) == batch["label"]).float().mean()) > 0.8 for found in (logits, single))
 
 
 def test_accelerate_leaves_a_stream_as_it_is(digits):

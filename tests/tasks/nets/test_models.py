@@ -1,5 +1,6 @@
 """Models as rows: they come back whole, and what they say of an image depends on that image alone."""
 
+import itertools
 import json
 
 import numpy as np
@@ -141,6 +142,56 @@ def test_an_ensemble_is_the_mean_of_softmaxes_not_of_logits():
     assert probs[0].argmax() == 1
     assert np.mean([[20, 0, 0], [0, 3, 0], [0, 3, 0]], axis=0).argmax() == 0
     assert accuracy(members, images(4), np.array([1, 1, 0, 2]), 4) == 0.5
+
+
+class Turned(torch.nn.Module):
+    """Output (class y, turns t) is what one linear layer says of class y, the image turned back t times: as sure of any turn."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = torch.nn.Linear(64, len(NAMES))
+
+    def forward(self, images_BCHW: torch.Tensor) -> torch.Tensor:
+        return torch.stack([self.layer(torch.rot90(images_BCHW, -turns, (2, 3)).flatten(1)) for turns in range(4)], dim=2).flatten(1)
+
+
+def test_the_aggregate_of_a_net_that_is_as_sure_of_any_turn_is_its_single_answer():
+    torch.manual_seed(0)
+    member = Classifier(Turned(), config() | {"joint": "quarter_turns"}, "0" * 32, "cpu")
+    probs = member.probs(images(5), 8)
+    assert probs == pytest.approx(member.single().probs(images(5), 8), abs=1e-6)
+    assert len(set(probs.round(3)[:, 0].tolist())) == 5
+
+
+@pytest.mark.parametrize(
+    ("joint", "channels", "moved"),
+    [
+        ("quarter_turns", 1, [lambda pixels, turns=turns: np.rot90(pixels, turns, axes=(2, 3)) for turns in range(4)]),
+        ("permutation", 3, [lambda pixels, order=order: pixels[:, order] for order in itertools.permutations(range(3))]),
+    ],
+)
+def test_joint_labels_are_aggregated_as_by_hand_and_come_back_from_a_row(joint, channels, moved):
+    torch.set_num_threads(1)
+    described, transforms = config("mlp:8", channels) | {"joint": joint}, len(moved)
+    net = seeded_net("mlp:8", "init", DRAW, channels=channels, side_px=8, num_classes=3 * transforms).eval()
+    member = Classifier.from_row(model_row(net, described, 0, {}, "none"), "cpu")
+    pixels = images(5, channels)
+
+    def logits(seen: np.ndarray) -> np.ndarray:
+        with torch.inference_mode():
+            return net((torch.from_numpy(seen.copy()).double() / 255 - 0.4).div(0.3).float()).numpy()
+
+    mean = np.mean([logits(move(pixels))[:, transform::transforms] for transform, move in enumerate(moved)], axis=0)
+    alone = logits(pixels)[:, ::transforms]
+    for asked, expected in ((member, mean), (member.single(), alone)):
+        for names, outputs in ((NAMES, [0, 1, 2]), (["cat", "ant"], [2, 0])):
+            chosen = np.exp(expected[:, outputs])
+            found = asked.with_labels(names).probs(pixels, 4)
+            assert found.dtype == np.float32
+            assert found == pytest.approx(chosen / chosen.sum(axis=1, keepdims=True), abs=1e-5)
+    assert member.with_labels(["cat", "ant"]).single().probs(pixels, 4) == pytest.approx(member.single().with_labels(["cat", "ant"]).probs(pixels, 4))
+    assert member.features(pixels, 4).shape == (5, 8)
+    assert member.probs(images(0), 4).shape == (0, 3)
 
 
 def test_labels_are_matched_by_name_and_the_softmax_is_over_them():

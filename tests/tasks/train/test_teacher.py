@@ -16,10 +16,12 @@ from pydantic import ValidationError
 from stillroom.draws import Draw
 from stillroom.errors import InputError, StageError
 from stillroom.fields import image_field, label_field
-from stillroom.images import encode_png
+from stillroom.images import decode_batch, encode_png
 from stillroom.operators import Work
+from stillroom.soft_labels import decode
 from stillroom.tables import MemoryTable
 from tasks.nets.models import folds_of, ids_seen, load_classifiers, measured_on
+from tasks.reinforce import teacher as reinforce
 from tasks.train.teacher import TeacherParams, teacher
 
 FAST = {"net": "mlp:32", "steps": 60, "batch_size": 32, "learning_rate": 0.01}
@@ -113,6 +115,65 @@ def test_augmentation_is_part_of_what_is_trained(tmp_path):
     assert len(set(ids.values())) == 4
 
 
+def test_joint_labels_are_learnt_and_what_a_teacher_stores_is_their_aggregate(tmp_path):
+    train, held_out = digits(0, 400), digits(600, 700)
+    model = MemoryTable(pa.Table.from_batches([trained(tmp_path, {"samples": train, "check_on": held_out}, steps=150, joint="quarter_turns")]))
+    (member,) = load_classifiers(model, "cpu")
+    metrics = json.loads(model.table["metrics"][0].as_py())
+    assert member.config["joint"] == "quarter_turns" and member.config["num_classes"] == 10
+    assert metrics["validation_accuracy"] > 0.7 and metrics["single_accuracy"] > 0.7
+    assert metrics["validation_accuracy"] == measured_on([member], held_out, tmp_path, 256)["validation_accuracy"]
+    assert metrics["single_accuracy"] == measured_on([member.single()], held_out, tmp_path, 256)["validation_accuracy"]
+
+    asked = reinforce.TeacherParams(views={"count": 1, "policy": ["identity"]}, batch=16)
+    inputs, batch = {"samples": held_out, "teacher": model}, held_out.take(range(30)).combine_chunks().to_batches()[0]
+    labelled = reinforce.teacher(batch, asked, reinforce.setup(inputs, asked, work(tmp_path)), Draw(7, "reinforce.teacher")).batch["views"].values
+    pixels = decode_batch(batch["image"].to_pylist())
+    with torch.inference_mode():
+        turned = [torch.from_numpy(np.rot90(pixels, turns, axes=(2, 3)).copy()).float() / 255 for turns in range(4)]
+        logits = [member.net((seen - member.config["mean"][0]) / member.config["std"][0])[:, turns::4] for turns, seen in enumerate(turned)]
+    stored = decode(labelled.field("soft_label"), 10)
+    assert stored == pytest.approx(torch.stack(logits).mean(0).softmax(1).numpy(), abs=1e-3)  # float16
+    assert np.abs(stored - member.single().probs(pixels, 16)).max() > 0.01
+
+
+def test_joint_labels_go_with_folds(tmp_path):
+    found = trained(tmp_path, {"samples": digits(0, 60)}, folds=2, steps=2, joint="quarter_turns", augment=None)
+    assert all(
+        member.probs(np.zeros((1, 1, 8, 8), np.uint8), 4).shape == (1, 10) for member in load_classifiers(MemoryTable(pa.Table.from_batches([found])), "cpu")
+    )
+    assert json.loads(found["metrics"][0].as_py()).keys() == {"unseen_accuracy", "unseen_rows"}
+
+
+@pytest.mark.parametrize(("channels", "found"), [(None, "1 channel"), (3, "3 channels that are alike")])
+def test_grey_images_have_no_channels_to_permute(tmp_path, channels, found):
+    with pytest.raises(StageError, match=f"^stage 'train.teacher': joint: permutation is for colour, and these images have {found}; take joint: quarter_turns"):
+        trained(tmp_path, {"samples": digits(0, 20)}, joint="permutation", channels=channels)
+
+
+def test_images_that_are_no_squares_can_not_be_turned(tmp_path):
+    schema = pa.schema([pa.field("sample_id", pa.string()), image_field(), label_field(["a"])])
+    wide = MemoryTable(pa.table([["s"], [encode_png(np.zeros((8, 12, 1), np.uint8))], [0]], schema=schema))
+    with pytest.raises(InputError, match="row 0 has 12x8 pixels, a square is needed; give side_px"):
+        trained(tmp_path, {"samples": wide}, joint="quarter_turns")
+
+
+def test_permuted_channels_are_learnt_too(tmp_path):
+    numbers = np.random.default_rng(0)
+    images = [encode_png(numbers.integers(0, 80, (8, 8, 3), np.uint8) + 120 * (np.arange(3) == row % 3).astype(np.uint8)) for row in range(90)]
+    schema = pa.schema([pa.field("sample_id", pa.string()), image_field(), label_field(["red", "green", "blue"])])
+    table = MemoryTable(pa.table([[f"s{row}" for row in range(90)], images, [row % 3 for row in range(90)]], schema=schema))
+    model = trained(tmp_path, {"samples": MemoryTable(table.take(range(60))), "check_on": MemoryTable(table.take(range(60, 90)))}, joint="permutation")
+    (member,) = load_classifiers(MemoryTable(pa.Table.from_batches([model])), "cpu")
+    assert member.net.head.out_features == 18
+    assert {"validation_accuracy", "single_accuracy"} <= json.loads(model["metrics"][0].as_py()).keys()
+
+
+def test_without_joint_labels_a_teacher_has_the_fingerprint_of_before():
+    assert "joint" not in TeacherParams().model_dump(mode="json")
+    assert TeacherParams(joint="permutation").model_dump(mode="json")["joint"] == "permutation"
+
+
 def test_validation_labels_are_matched_by_name(tmp_path):
     train, names = digits(0, 300), [str(digit) for digit in (3, 1, 4, 5, 9, 2, 6, 8, 7, 0)]
     own = trained(tmp_path, {"samples": train, "check_on": digits(300, 400)})
@@ -148,18 +209,19 @@ class Folder(dict):
         return (self.path / name).read_bytes() if (self.path / name).exists() else default
 
 
-def killed_in_step(tmp_path: Path) -> None:
+def killed_in_step(tmp_path: Path, joint: str | None) -> None:
     """Train until the second report after a checkpoint, then die by SIGKILL: run by a child process."""
     dying = work(tmp_path, Folder(tmp_path / "kept"))
     dying.report = lambda done, total: os.kill(os.getpid(), signal.SIGKILL) if done == 240 else None
-    params = TeacherParams(**FAST | {"steps": 300})
+    params = TeacherParams(**FAST | {"steps": 300, "joint": joint})
     inputs = {"samples": digits(0, 100)}
     list(teacher(teacher.units(inputs, params)[0], inputs, params, dying))
 
 
-def test_a_killed_run_resumes_to_the_same_bits(tmp_path):
+@pytest.mark.parametrize("joint", [None, "quarter_turns"])
+def test_a_killed_run_resumes_to_the_same_bits(tmp_path, joint):
     (tmp_path / "kept").mkdir()
-    code = f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); import pathlib, test_teacher; test_teacher.killed_in_step(pathlib.Path({str(tmp_path)!r}))"
+    code = f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); import pathlib, test_teacher; test_teacher.killed_in_step(pathlib.Path({str(tmp_path)!r}), {joint!r})"
     child = subprocess.run([sys.executable, "-c", code], timeout=120)
     assert child.returncode == -signal.SIGKILL
     kept = Folder(tmp_path / "kept")
@@ -168,7 +230,7 @@ def test_a_killed_run_resumes_to_the_same_bits(tmp_path):
     reported: list[float] = []
     resumed_work = work(tmp_path, kept)
     resumed_work.report = lambda done, total: reported.append(done)
-    params = TeacherParams(**FAST | {"steps": 300})
+    params = TeacherParams(**FAST | {"steps": 300, "joint": joint})
     (resumed,) = teacher(teacher.units({"samples": train}, params)[0], {"samples": train}, params, resumed_work)
     assert reported == [220, 240, 260, 280, 300]
-    assert resumed.equals(trained(tmp_path, {"samples": train}, steps=300))
+    assert resumed.equals(trained(tmp_path, {"samples": train}, steps=300, joint=joint))
