@@ -144,7 +144,7 @@ class Bench:
         rest = self.of_split("train").table
         rest = rest.filter(pc.invert(pc.is_in(rest["sample_id"], value_set=pa.array(self.table("pool").frame(["sample_id"])["sample_id"].to_arrow()))))
         held_out = MemoryTable(rest.slice(0, HELD_OUT))
-        self.held_out_labels, self.held_out_pixels = load_labels(held_out)[0], load_images(held_out, self.folder)
+        self.held_out_labels, self.held_out_pixels = load_labels(held_out)[0], load_images(held_out, self.folder, name="held-out")
 
     def table(self, stage: str) -> Table:
         """A stage's table."""
