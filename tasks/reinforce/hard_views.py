@@ -75,7 +75,7 @@ def setup(inputs: Mapping[str, Table], params: HardViewsParams, work: Work) -> P
 
 
 @row(
-    version=1,
+    version=2,
     inputs={"samples": Input(requires=["image", "label"], also=[MOSAIC_GRID]), "teacher": Input(kind="model"), "student": Input(kind="model")},
     adds=adds,
     setup=setup,

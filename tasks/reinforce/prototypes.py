@@ -76,7 +76,7 @@ def setup(inputs: Mapping[str, Table], params: PrototypesParams) -> Prototypes:
 
 
 @row(
-    version=1,
+    version=2,
     inputs={
         "samples": Input(requires=lambda params: [params.vectors], also=["label", "views"]),
         "known": Input(requires=lambda params: [params.vectors, "label"], optional=True),

@@ -73,7 +73,7 @@ def setup(inputs: Mapping[str, Table], params: TeacherParams, work: Work) -> Tea
 
 
 @row(
-    version=2,
+    version=3,
     inputs={
         "samples": Input(requires=["image", "label"], also=[MOSAIC_GRID]),
         "teacher": Input(kind="model"),

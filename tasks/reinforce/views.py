@@ -27,7 +27,7 @@ def setup(inputs: Mapping[str, Table], params: ViewsParams) -> tuple[Size | None
 
 
 @row(
-    version=1,
+    version=2,
     inputs={"samples": Input(requires=["image", "label"], also=[MOSAIC_GRID])},
     adds=adds,
     setup=setup,
