@@ -20,7 +20,7 @@ from stillroom.digests import canonical_json
 from stillroom.errors import StoreError
 from stillroom.kernels import colour, geometry
 from stillroom.kernels.mixing import MIXES, mix
-from stillroom.view_fields import FIELD_GRID, VIEW_FIELDS, Views, from_numbers, no_numbers, to_numbers, view_type
+from stillroom.view_fields import FIELD_GRID, VIEW_FIELDS, Views, as_stored, no_numbers, to_numbers, view_type
 
 __all__ = [
     "KERNEL",
@@ -184,7 +184,7 @@ def _probes(side_px: int | None, further: tuple[str, ...], strengths: bytes) -> 
         sides = (side, side) if side else (height, width)
         box = {"y": number % 5 * sides[0] // 9, "x": number % 7 * sides[1] // 11, "h": 1 + number % 3 * sides[0] // 7, "w": 1 + number % 4 * sides[1] // 9}
         boxes = {f"{kind}_{name}": values for kind in ("erase", "mix") for name, values in box.items()}
-        kept = to_numbers(from_numbers(no_numbers(view, (count,)) | columns | boxes, view))
+        kept = as_stored(no_numbers(view, (count,)) | columns | boxes, view)
         out = _replay_equal(pixels, kept, {"side_px": side, **json.loads(strengths)})
         out = mix(out, out[::-1], kept) if "mix" in further else out
         shown.append(colour.permute(out, kept["permutation"]) if "permutation" in further else out)

@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from stillroom.packed import from_bytes, packed_field, to_bytes
 
-__all__ = ["FIELD_GRID", "VIEW_FIELDS", "VIEW_TYPE", "Views", "from_numbers", "no_numbers", "to_numbers", "to_records", "view_type"]
+__all__ = ["FIELD_GRID", "VIEW_FIELDS", "VIEW_TYPE", "Views", "as_stored", "from_numbers", "no_numbers", "to_numbers", "to_records", "view_type"]
 
 # B = views, n = numbers of a leaf, G = grid points along a side of a random field
 
@@ -94,20 +94,30 @@ def to_records(views: pa.StructArray) -> list[dict[str, Any]]:
 
 def from_numbers(numbers: Mapping[str, Any], kind: pa.StructType) -> pa.StructArray:
     """The views of type `kind` that have these numbers, [B] each, and partners; soft labels are null."""
-    arrays = []
+    typed, arrays = as_stored(numbers, kind), []
     for field in kind:
         if field.name == "soft_label":
-            arrays.append(pa.nulls(len(numbers["crop_y"]), field.type))
+            arrays.append(pa.nulls(len(typed["crop_y"]), field.type))
         elif field.name == "random_field":
-            arrays.append(from_bytes(np.asarray(numbers[field.name], np.int8).reshape(-1, 3 * FIELD_GRID**2).view(np.uint8)))
+            arrays.append(from_bytes(typed[field.name].reshape(-1, 3 * FIELD_GRID**2).view(np.uint8)))
         elif packed := _packed(field):
-            dtype, names = packed
-            arrays.append(from_bytes(np.stack([numbers[name] for name in names], axis=1).astype(dtype).view(np.uint8)))
-        elif field.name == "partner":
-            arrays.append(pa.array(numbers["partner"], field.type))
+            arrays.append(from_bytes(np.stack([typed[name] for name in packed[1]], axis=1).view(np.uint8)))
         else:
-            arrays.append(pa.array(np.asarray(numbers[field.name]).astype(field.type.to_pandas_dtype()), field.type))
+            arrays.append(pa.array(numbers["partner"] if field.name == "partner" else typed[field.name], field.type))
     return pa.StructArray.from_arrays(arrays, fields=list(kind))
+
+
+def as_stored(numbers: Mapping[str, Any], kind: pa.StructType) -> Views:
+    """The numbers that views of type `kind` store, each in the type that `to_numbers` gives."""
+    typed: Views = {}
+    for field in kind:
+        if field.name == "random_field":
+            typed[field.name] = np.asarray(numbers[field.name]).astype(np.int8).reshape(-1, FIELD_GRID, FIELD_GRID, 3)
+        elif packed := _packed(field):
+            typed |= {name: np.asarray(numbers[name]).astype(packed[0]) for name in packed[1]}
+        elif field.name not in ("partner", "soft_label"):
+            typed[field.name] = np.asarray(numbers[field.name]).astype(field.type.to_pandas_dtype())
+    return typed
 
 
 def no_numbers(kind: pa.StructType, shape: tuple[int, ...]) -> dict[str, np.ndarray]:

@@ -1,16 +1,38 @@
 """Worker processes from a fork server, started as a script or a notebook expects it."""
 
+import os
 import threading
 import time
-from contextlib import suppress
-from multiprocessing import popen_forkserver, spawn
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from multiprocessing import forkserver, popen_forkserver, spawn
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 from typing import Any
 
-__all__ = ["WorkerContext"]
+__all__ = ["WorkerContext", "start_server"]
 
 # How many times a fork server that can't be reached is asked again, a tenth of a second apart.
 _PATIENCE = 50
+# What the fork server is started with beside the environment of this process.
+_environment: dict[str, str] = {}
+
+
+def start_server(environment: Mapping[str, str]) -> None:
+    """Start the fork server, if there is none, with these variables; whenever it was lost, it is started with them again."""
+    _environment.update(environment)
+    with _in_its_environment():
+        forkserver.ensure_running()
+
+
+@contextmanager
+def _in_its_environment() -> Iterator[None]:
+    before = {name: os.environ.get(name) for name in _environment}
+    os.environ.update(_environment)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name, None) if value is None else os.environ.__setitem__(name, value)
 
 
 class _Popen(popen_forkserver.Popen):
@@ -27,11 +49,11 @@ class _Popen(popen_forkserver.Popen):
             spawn.get_preparation_data = lambda name: {key: value for key, value in whole(name).items() if not key.startswith("init_main")}
             try:
                 for _ in range(_PATIENCE):
-                    with suppress(ConnectionRefusedError):  # the server was just killed, and isn't known to be gone yet
+                    with suppress(ConnectionRefusedError), _in_its_environment():  # the server was just killed, and isn't known to be gone yet
                         return super()._launch(process_obj)  # type: ignore[misc]
                     self._fds: list[int] = []
                     time.sleep(0.1)
-                super()._launch(process_obj)  # type: ignore[misc]
+                raise ConnectionRefusedError("the fork server that starts workers can't be reached")
             finally:
                 spawn.get_preparation_data = whole
 

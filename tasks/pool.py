@@ -3,7 +3,6 @@
 import ctypes
 import fcntl
 import multiprocessing
-import multiprocessing.forkserver
 import os
 import pickle
 import signal
@@ -11,12 +10,12 @@ import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import BrokenExecutor, Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from multiprocessing.connection import wait
 from typing import Any, NamedTuple
 
 from stillroom.errors import StageError, UnreachableError
-from stillroom.workers import WorkerContext
+from stillroom.workers import WorkerContext, start_server
 
 __all__ = ["WORKER_ENVIRONMENT", "Job", "Pool", "Progress", "portable", "report_progress", "report_to"]
 
@@ -174,8 +173,7 @@ class Pool:
             self._changed.notify_all()
 
     def _start(self) -> ProcessPoolExecutor:
-        with _worker_environment():
-            multiprocessing.forkserver.ensure_running()  # again after one that was killed
+        start_server(WORKER_ENVIRONMENT)  # again after one that was killed
         return ProcessPoolExecutor(self.workers, mp_context=self._context, initializer=_begin, initargs=(self._reports, dict(os.environ)))
 
     def _replace(self, broken: ProcessPoolExecutor) -> None:
@@ -261,18 +259,3 @@ def _end_with(sentinel: int) -> None:
 def _wait_for_end(sentinel: int) -> None:
     wait([sentinel])
     os._exit(1)
-
-
-@contextmanager
-def _worker_environment() -> Any:
-    """Start the fork server in the workers' environment.
-
-    `python -c` puts the working directory first on sys.path, where somebody's `tasks.py` may lie.
-    """
-    before = {name: os.environ.get(name) for name in WORKER_ENVIRONMENT}
-    os.environ.update(WORKER_ENVIRONMENT)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            os.environ.pop(name, None) if value is None else os.environ.__setitem__(name, value)

@@ -5,7 +5,7 @@ import pyarrow as pa
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stillroom.view_fields import VIEW_FIELDS, VIEW_TYPE, from_numbers, no_numbers, to_numbers, to_records, view_type
+from stillroom.view_fields import VIEW_FIELDS, VIEW_TYPE, as_stored, from_numbers, no_numbers, to_numbers, to_records, view_type
 
 # The least and the most that a view may hold of each number; of others, what a byte holds.
 RANGES = {"crop": (0, 8192), "shift": (-32512, 32512), "rotate": (-18000, 18000), "scale": (5000, 15000), "hue": (-1800, 1800)}
@@ -32,6 +32,7 @@ def test_every_number_comes_back_and_from_any_slice(kinds, ops, count, seed):
         found = to_numbers(views[part])
         assert found.keys() == numbers.keys() - {"partner"}
         assert all((values == numbers[name][part]).all() for name, values in found.items())
+        assert {name: values.dtype for name, values in found.items()} == {name: values.dtype for name, values in as_stored(numbers, kind).items()}
     assert [record.get("partner") for record in to_records(views)] == list(numbers.get("partner", [None] * count))
 
 
