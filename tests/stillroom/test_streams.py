@@ -365,6 +365,7 @@ def test_no_thread_is_left_by_a_loop_that_ends_or_breaks():
 
 # L05
 INTERRUPTED = """
+import os
 import signal
 import sys
 import pyarrow as pa
@@ -381,11 +382,11 @@ for again in [True] * 19 + [False]:
     try:
         while True:
             for batch in batches:
-                print("going", flush=True)
+                os.write(1, b"going\\n")  # whole or not at all: `print` may be interrupted between a word and its line's end
     except KeyboardInterrupt:
         if not again:
             raise
-        print("stopped", flush=True)
+        os.write(1, b"stopped\\n")
 """
 
 
