@@ -1,11 +1,16 @@
-"""Threads that work ahead of whoever takes what they make, and end with him."""
+"""Threads that work ahead of whoever takes what they make, and end with him.
+
+He waits for queues and for nothing else. What executors and `threading` lock with is Python code, in which Ctrl-C may come
+between taking a lock and knowing of it: then all wait for ever, or it comes out as another error (once in some hundred times).
+"""
 
 import os
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from functools import partial
 from itertools import islice
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from threading import Thread
 from typing import Any, TypeVar
 
@@ -15,6 +20,8 @@ T = TypeVar("T")
 _NAME = "stillroom-ahead"
 _MOST_THREADS = 8
 _END: Any = object()
+# What was made, or what was raised instead.
+_Outcome = tuple[Any, BaseException | None]
 
 
 def cores() -> int:
@@ -23,33 +30,21 @@ def cores() -> int:
 
 
 def made_ahead(items: Generator[T, None, None]) -> Iterator[T]:
-    """The same items, one ahead of the caller, made by a thread.
-
-    The caller waits for a queue and nothing else: what `threading` and executors lock with is Python code, where Ctrl-C may come
-    between taking a lock and knowing of it, and then all wait for ever. Only a main thread hears Ctrl-C, so this one may lock.
-    """
+    """The same items, one ahead of the caller, made by a thread."""
     asked: SimpleQueue[bool] = SimpleQueue()
-    made: SimpleQueue[tuple[Any, BaseException | None]] = SimpleQueue()
+    made: SimpleQueue[_Outcome] = SimpleQueue()
 
-    def make() -> None:
+    def work() -> None:
         while asked.get():
-            try:
-                made.put((next(items, _END), None))
-            except BaseException as error:  # handed to the caller
-                made.put((_END, error))
+            _make(partial(next, items, _END), made)
         items.close()
 
-    # A daemon: an iterator that the end of the program finds open is waited for by nobody.
-    thread = Thread(target=make, name=_NAME, daemon=True)
-    thread.start()
+    thread = _started(work)
     asked.put(True)
     try:
         while True:
             asked.put(True)
-            item, error = made.get()
-            if error is not None:
-                raise error
-            if item is _END:
+            if (item := _given(made)) is _END:
                 return
             yield item
     finally:
@@ -57,17 +52,57 @@ def made_ahead(items: Generator[T, None, None]) -> Iterator[T]:
         thread.join()
 
 
-def made_together(jobs: Generator[Callable[[], T], None, None], threads: int) -> Generator[T, None, None]:
+def made_together(jobs: Generator[Callable[[], T], None, None], threads: int) -> Iterator[T]:
     """What jobs make, in their order: so many at a time, and one that waits for a thread."""
-    pool = ThreadPoolExecutor(threads, thread_name_prefix=_NAME)
-    coming = deque(pool.submit(job) for job in islice(jobs, threads + 1))
+    todo: SimpleQueue[tuple[Callable[[], T], SimpleQueue[_Outcome]] | None] = SimpleQueue()
+    coming: deque[SimpleQueue[_Outcome]] = deque()
+    running: list[Thread] = []
+
+    def work() -> None:
+        while (given := todo.get()) is not None:
+            job, made = given
+            _make(job, made)
+
+    def begin(count: int) -> None:
+        for job in islice(jobs, count):
+            coming.append(SimpleQueue())
+            todo.put((job, coming[-1]))
+
     try:
+        for _ in range(threads):
+            running.append(_started(work))
+        begin(threads + 1)
         while coming:
-            made = coming.popleft().result()
-            coming.extend(pool.submit(job) for job in islice(jobs, 1))
-            yield made
+            item = _given(coming.popleft())
+            begin(1)
+            yield item
     finally:
-        for future in coming:  # by themselves: what the interpreter's end finds open has no module left to ask for more
-            future.cancel()
-        pool.shutdown()
+        with suppress(Empty):  # what no thread has begun
+            while True:
+                todo.get_nowait()
+        for _ in running:
+            todo.put(None)
+        for thread in running:
+            thread.join()
         jobs.close()
+
+
+def _make(job: Callable[[], Any], made: "SimpleQueue[_Outcome]") -> None:
+    try:
+        made.put((job(), None))
+    except BaseException as error:  # handed to the caller
+        made.put((_END, error))
+
+
+def _given(made: "SimpleQueue[_Outcome]") -> Any:
+    item, error = made.get()
+    if error is not None:
+        raise error
+    return item
+
+
+def _started(work: Callable[[], None]) -> Thread:
+    # A daemon: what the end of the program finds open is waited for by nobody.
+    thread = Thread(target=work, name=_NAME, daemon=True)
+    thread.start()
+    return thread

@@ -169,7 +169,7 @@ class Stream(IterableDataset[Batch]):
         """A pass in this process: one thread reads, others make batches, the caller trains."""
         going = self._passes.begin()
         self._passes.untold = False
-        yield from self._handed_out(made_ahead(made_together(self._jobs(going), cores())), going)
+        yield from self._handed_out(made_together(self._jobs(going), cores()), going)
 
     def _from_workers(self) -> Iterator[Batch]:
         """A pass whose batches processes of our own make."""
