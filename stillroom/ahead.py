@@ -1,7 +1,7 @@
 """Threads that work ahead of whoever takes what they make, and end with him.
 
 He waits for queues and for nothing else. What executors and `threading` lock with is Python code, in which Ctrl-C may come
-between taking a lock and knowing of it: then all wait for ever, or it comes out as another error (once in some hundred times).
+between taking a lock and knowing of it: then all wait for ever, or it comes out as another error.
 """
 
 import os

@@ -14,7 +14,6 @@ import os
 import signal
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from functools import partial
-from multiprocessing import forkserver
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -28,7 +27,7 @@ from stillroom.operators import Table
 from stillroom.order import Shuffle
 from stillroom.passes import Pass, Passes
 from stillroom.sources import Batch, Read, Source, SplitSource
-from stillroom.workers import WorkerContext
+from stillroom.workers import WorkerContext, start_server
 
 __all__ = ["Stream", "Topology", "share_of", "stream"]
 
@@ -181,7 +180,7 @@ class Stream(IterableDataset[Batch]):
             context = WorkerContext()
             context.set_forkserver_preload(PRELOAD)
             # Before there are workers: their sockets are then in this process's temporary folder, which goes even if they are killed.
-            forkserver.ensure_running()
+            start_server({})
             how: dict[str, Any] = {"multiprocessing_context": context, "persistent_workers": True, "worker_init_fn": _leave_interrupts_to_the_parent}
             self._loader = DataLoader(worker, batch_size=None, num_workers=self.num_workers, **how)
         self._loader.dataset._passes.announce(going.epoch, going.start)  # type: ignore[attr-defined]

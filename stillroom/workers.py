@@ -15,13 +15,16 @@ __all__ = ["WorkerContext", "start_server"]
 _PATIENCE = 50
 # What the fork server is started with beside the environment of this process.
 _environment: dict[str, str] = {}
+# Of this process's environment and of what `spawn` tells a worker, both changed while one begins.
+_one_at_a_time = threading.Lock()
 
 
 def start_server(environment: Mapping[str, str]) -> None:
     """Start the fork server, if there is none, with these variables; whenever it was lost, it is started with them again."""
-    _environment.update(environment)
-    with _in_its_environment():
-        forkserver.ensure_running()
+    with _one_at_a_time:
+        _environment.update(environment)
+        with _in_its_environment():
+            forkserver.ensure_running()
 
 
 @contextmanager
@@ -41,10 +44,8 @@ class _Popen(popen_forkserver.Popen):
     So a script or a notebook may build or stream without `if __name__ == "__main__":`.
     """
 
-    _one_at_a_time = threading.Lock()
-
     def _launch(self, process_obj: Any) -> None:
-        with self._one_at_a_time:
+        with _one_at_a_time:
             whole = spawn.get_preparation_data
             spawn.get_preparation_data = lambda name: {key: value for key, value in whole(name).items() if not key.startswith("init_main")}
             try:
